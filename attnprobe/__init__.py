@@ -1,0 +1,1 @@
+"""Where a causal language model looks while it predicts a sequence."""

@@ -1,0 +1,218 @@
+"""The frozen values that pass between the stages, and the one off-by-one of the whole project."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+N_POSITION_SINKS = 4
+"""How many first positions are set apart as sinks (Xiao et al. 2024 keep the first four)."""
+
+
+def step_query(n_prompt: int, step: int) -> int:
+    """Return the query row at which the `step`-th predicted token is read.
+
+    The token at position `n_prompt + step` is predicted from the row before it. Everything else
+    that needs this off-by-one calls this function.
+    """
+    return n_prompt - 1 + step
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a prompt or target that plays one role."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One problem in one style of prompting."""
+
+    id: str
+    """Unique within a dataset."""
+    item: str
+    """The problem; records of the same item in different styles are a pair."""
+    style: str
+    """The way of prompting."""
+    prompt: tuple[Segment, ...]
+    """What the model is given."""
+    target: tuple[Segment, ...] = ()
+    """What it should answer; empty when only generation is wanted."""
+    task: str = ""
+    """The problem family, the unit of claims about new tasks."""
+    split: str = ""
+    """`train`, `seen`, `unseen-parameters`, `unseen`, or a name of the user's."""
+    joiner: str = "\n"
+    """Text between neighbouring segments, and between prompt and target."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else the dataset knows (JSON values)."""
+    where: str = ""
+    """File and line it was read from, for error messages."""
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt as the model reads it, with the joiner that leads over to the target."""
+        return self.joiner.join(s.text for s in self.prompt) + self.joiner
+
+    @property
+    def target_text(self) -> str:
+        """The target as the model should write it."""
+        return self.joiner.join(s.text for s in self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A segment in tokens: the half-open range `[start, stop)`."""
+
+    start: int
+    stop: int
+    role: str
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class KeyGroup:
+    """A run of keys whose attention is summed: a span, or the part of one that is (or is no) sink.
+
+    Groups partition the tokens, so a row's masses over all groups sum to 1, and a span's mass is
+    the sum over its groups, with or without the sinks.
+    """
+
+    start: int
+    stop: int
+    span: int
+    """Index into the spans."""
+    is_sink: bool
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def key_groups(spans: Sequence[Span], sinks: Sequence[int]) -> tuple[KeyGroup, ...]:
+    """Cut spans at their sinks: each sink position is a group of its own.
+
+    Args:
+        spans: A partition of the tokens, in order.
+        sinks: Positions set apart.
+
+    Returns:
+        Groups in order, a partition of the same tokens.
+    """
+    apart = set(sinks)
+    groups: list[KeyGroup] = []
+    for index, span in enumerate(spans):
+        start = span.start
+        for position in range(span.start, span.stop):
+            if position in apart:
+                if start < position:
+                    groups.append(KeyGroup(start, position, index, is_sink=False))
+                groups.append(KeyGroup(position, position + 1, index, is_sink=True))
+                start = position + 1
+        if start < span.stop:
+            groups.append(KeyGroup(start, span.stop, index, is_sink=False))
+    return tuple(groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """A record in tokens."""
+
+    record: Record
+    ids: Int32[np.ndarray, " token"]
+    """Token ids of prompt + target, without padding."""
+    texts: tuple[str, ...]
+    """Readable text of each token."""
+    spans: tuple[Span, ...]
+    """Partition of all tokens."""
+    n_prompt: int
+    """How many tokens belong to the prompt."""
+    sinks: tuple[int, ...]
+    """Positions set apart as sinks: the first four, and every BOS."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Length of prompt + target."""
+        return len(self.ids)
+
+    @property
+    def n_steps(self) -> int:
+        """How many tokens are predicted."""
+        return self.n_tokens - self.n_prompt
+
+    @property
+    def groups(self) -> tuple[KeyGroup, ...]:
+        """The key groups that masses are summed over."""
+        return key_groups(self.spans, self.sinks)
+
+    @property
+    def step_queries(self) -> range:
+        """The query rows at which the target tokens are read, one per step."""
+        return range(step_query(self.n_prompt, 0), step_query(self.n_prompt, self.n_steps))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that shapes a capture of this record."""
+        parts = (self.record.id, self.n_prompt, self.spans, self.sinks, self.texts)
+        return hashlib.sha256(repr(parts).encode() + self.ids.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Softmax rows of chosen queries, ragged: row r covers keys `[start[r], start[r] + length[r])`.
+
+    Keys outside that range were not visible and weigh exactly 0.
+    """
+
+    queries: Int32[np.ndarray, " row"]
+    """Query position of each row, ascending."""
+    start: Int32[np.ndarray, " row"]
+    """First key of each row."""
+    length: Int32[np.ndarray, " row"]
+    """Keys in each row."""
+    weights: Float32[np.ndarray, "layer head pair"]
+    """The rows one after another; `pair` runs over (row, key)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Masses:
+    """Attention summed over key groups, for some queries."""
+
+    queries: Int32[np.ndarray, " query"]
+    """Query position of each row, ascending."""
+    mass: Float32[np.ndarray, "layer head query group"]
+    """Probability mass; sums to 1 over `group`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """What one forward pass showed about one record, with the proof that it is true."""
+
+    encoding: Encoding
+    visible: Int32[np.ndarray, "layer query group"]
+    """Keys that the mask left visible, per layer, for the `visible_queries`, by key group."""
+    visible_queries: Int32[np.ndarray, " query"]
+    """Every query that `rows`, `step_mass` or `pooled` speaks of, ascending."""
+    log_probs: Float32[np.ndarray, " step"]
+    """Natural log-probability of each target token, in nats."""
+    predicted: Int32[np.ndarray, " step"]
+    """The most probable token id at each step."""
+    errors: Float32[np.ndarray, " layer"]
+    """Worst relative error of the certificate, per layer."""
+    rows: Rows | None = None
+    step_mass: Masses | None = None
+    pooled: Masses | None = None
+
+
+class Sink(Protocol):
+    """Where captures go. The store's writer is one; a list in a notebook can be another."""
+
+    def append(self, capture: Capture, /) -> None:
+        """Take one capture, in the order of the records."""
+        ...
