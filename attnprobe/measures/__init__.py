@@ -1,0 +1,37 @@
+"""Measures of a run: where each head looks, as labelled arrays with units."""
+
+from attnprobe.measures.arrays import (
+    EPSILON,
+    StepMass,
+    density,
+    enrichment,
+    mean_over_steps,
+    role_density,
+    role_enrichment,
+    role_mass,
+    sink_mass,
+    span_mass,
+)
+from attnprobe.measures.roles import match_roles, role_order, sort_roles
+from attnprobe.measures.runs import MEASURES, Measure, StepMassRun, measure, roles_by_style
+
+__all__ = [
+    "EPSILON",
+    "MEASURES",
+    "Measure",
+    "StepMass",
+    "StepMassRun",
+    "density",
+    "enrichment",
+    "match_roles",
+    "mean_over_steps",
+    "measure",
+    "role_density",
+    "role_enrichment",
+    "role_mass",
+    "role_order",
+    "roles_by_style",
+    "sink_mass",
+    "sort_roles",
+    "span_mass",
+]
