@@ -1,0 +1,93 @@
+"""The canary: a model under capture must answer as the untouched model does."""
+
+from collections.abc import Sequence
+
+import torch
+
+from attnprobe.attention.compat import transformers_model
+from attnprobe.attention.recording import record
+from attnprobe.errors import CertificateError
+
+_LENGTHS = (24, 17, 9)
+_LOGIT_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+_LOW_PRECISION = 5e-2
+
+
+@torch.no_grad()
+def check_canary(model: torch.nn.Module, keep: Sequence[str]) -> float:
+    """Run a canary batch with and without capture and compare the logits.
+
+    This is the one check that sees a missing or foreign mask function: with it, padding and the
+    future leak into the model's own output, and rows·V still matches. Compared are a left-padded
+    batch, a single example, and a cached continuation before and after a capture (a model that
+    did not leave the block as it came fails there).
+
+    Args:
+        model: A causal LM in eval mode.
+        keep: What the capture will keep.
+
+    Returns:
+        The worst difference of logits, relative to their spread.
+
+    Raises:
+        CertificateError: If a difference is larger than rounding explains.
+    """
+    inner = transformers_model(model)
+    device = next(model.parameters()).device
+    vocabulary = inner.get_input_embeddings().weight.shape[0]  # pyright: ignore
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, int(vocabulary), (len(_LENGTHS), _LENGTHS[0]), generator=generator)
+    mask = torch.arange(_LENGTHS[0]) >= _LENGTHS[0] - torch.tensor(_LENGTHS)[:, None]
+    inputs = {
+        "left-padded batch": _padded(ids.to(device), mask.long().to(device)),
+        "single example": {"input_ids": ids[:1].to(device)},
+    }
+    before = _decode(model, ids[:1].to(device))
+    worst = 0.0
+    for name, batch in inputs.items():
+        lengths = _LENGTHS if len(batch["input_ids"]) > 1 else _LENGTHS[:1]
+        with record(
+            model,
+            keep,
+            queries=[range(length) for length in lengths],
+            spans=[[(0, 1), (1, length)] for length in lengths],
+        ):
+            under = model(**batch).logits
+        worst = max(worst, _compare(name, under, model(**batch).logits, batch, inner))
+    after = _decode(model, ids[:1].to(device))
+    return max(worst, _compare("cached decoding", after, before, {}, inner))
+
+
+def _padded(ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1).clamp_min(0),
+    }
+
+
+def _decode(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """Run a prompt, then one more token from its cache."""
+    first = model(input_ids=ids[:, :-1], use_cache=True)
+    return model(input_ids=ids[:, -1:], past_key_values=first.past_key_values).logits
+
+
+def _compare(
+    name: str,
+    under: torch.Tensor,
+    plain: torch.Tensor,
+    batch: dict[str, torch.Tensor],
+    model: torch.nn.Module,
+) -> float:
+    if (mask := batch.get("attention_mask")) is not None:
+        under, plain = under[mask.bool()], plain[mask.bool()]
+    limit = _LOGIT_TOLERANCE.get(plain.dtype, _LOW_PRECISION)
+    error = float((under - plain).abs().max() / plain.float().std().clamp_min(1e-6))
+    if not error <= limit:
+        raise CertificateError(
+            "under capture the model answers differently from the untouched model",
+            where=f"{type(model).__name__}, canary: {name}",
+            got=f"logits {error:.2g} standard deviations apart", expected=f"at most {limit:.0e}",
+            fix="nothing was stored; please report model and library versions",
+        )  # fmt: skip
+    return error

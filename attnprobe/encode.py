@@ -1,0 +1,183 @@
+"""Turn a record into token ids, readable token texts and spans."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from attnprobe.errors import EncodeError
+from attnprobe.types import N_POSITION_SINKS, Encoding, Record, Segment, Span
+
+TEMPLATE = "template"
+SPECIAL = "special"
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def encode(record: Record, tokenizer: Any, *, max_tokens: int | None = None) -> Encoding:
+    """Tokenize a record and say which tokens belong to which segment.
+
+    The prompt is tokenized as generation would see it, special tokens included; the target goes
+    on from there. Every token lies in exactly one span. A token that straddles a border belongs
+    to the segment of its first character; what no segment covers (joiners) is `template`, special
+    tokens are `special`.
+
+    Args:
+        record: What to encode.
+        tokenizer: A transformers tokenizer that can return character offsets ("fast").
+        max_tokens: The model's context length; None for no limit.
+
+    Returns:
+        The encoding.
+
+    Raises:
+        EncodeError: If the tokenizer has no offsets, the record is longer than the context, or a
+            segment is left without a token of its own.
+    """
+    where = f"{record.where or 'record'} (id '{record.id}')"
+    if not getattr(tokenizer, "is_fast", False):
+        raise EncodeError(
+            "this tokenizer gives no character offsets", where=where,
+            got=type(tokenizer).__name__, expected="a fast tokenizer (tokenizer.json)",
+        )  # fmt: skip
+    tokens, n_prompt = _tokenize(record, tokenizer)
+    n_tokens = len(tokens.ids)
+    if max_tokens is not None and n_tokens > max_tokens:
+        raise EncodeError(
+            "prompt and target are longer than the model's context", where=where,
+            got=f"{n_tokens} tokens ({n_prompt} of them prompt)",
+            expected=f"at most {max_tokens}", fix="shorten the record",
+        )  # fmt: skip
+    if record.target and n_tokens == n_prompt:
+        raise EncodeError("the target has no tokens", where=where, fix="give it text")
+    labels = _labels(record, tokens, set(tokenizer.all_special_ids))
+    _check_all_present(record, labels, where)
+    bos = tokenizer.bos_token_id
+    first = range(min(N_POSITION_SINKS, n_tokens))
+    return Encoding(
+        record=record,
+        ids=np.asarray(tokens.ids, np.int32),
+        texts=readable_texts(tokens.ids, tokens.offsets, tokens.text, tokenizer),
+        spans=_spans(labels, n_prompt),
+        n_prompt=n_prompt,
+        sinks=tuple(sorted({*first, *(i for i, token in enumerate(tokens.ids) if token == bos)})),
+    )
+
+
+def readable_texts(
+    ids: Sequence[int], offsets: Sequence[tuple[int, int]], text: str, tokenizer: Any
+) -> tuple[str, ...]:
+    """Give every token a text that can be read and drawn.
+
+    Byte-level tokenizers split a rare character (most Chinese ones) over several tokens, none of
+    which is text by itself. Such a token shows the whole character and which part of it it is:
+    `求[1/3]`.
+
+    Args:
+        ids: Token ids.
+        offsets: Half-open character range of each token in `text`.
+        text: What was tokenized.
+        tokenizer: To decode the ids.
+
+    Returns:
+        One text per token.
+    """
+    decoded = [tokenizer.decode([token]) for token in ids]
+    shares: dict[int, list[int]] = {}
+    for index, (start, stop) in enumerate(offsets):
+        if REPLACEMENT in decoded[index] and stop > start:
+            shares.setdefault(stop - 1, []).append(index)
+    for character, indices in shares.items():
+        if len(indices) == 1 and text[character] == REPLACEMENT:
+            continue  # the text itself holds the replacement character
+        for part, index in enumerate(indices, start=1):
+            start, stop = offsets[index]
+            decoded[index] = f"{text[start:stop]}[{part}/{len(indices)}]"
+    return tuple(decoded)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    text: str
+
+
+def _tokenize(record: Record, tokenizer: Any) -> tuple[_Tokens, int]:
+    """Tokenize prompt + target in one go if the prompt's tokens stay what they are alone.
+
+    Where a tokenizer would merge across the border, the target is tokenized by itself, because
+    the model never sees such a merged token when it generates.
+    """
+    prompt = _call(tokenizer, record.prompt_text, special=True)
+    n_prompt = len(prompt.ids)
+    if not record.target:
+        return prompt, n_prompt
+    whole = _call(tokenizer, record.prompt_text + record.target_text, special=True)
+    if whole.ids[:n_prompt] == prompt.ids and not _ends_in_special(whole, tokenizer):
+        return whole, n_prompt
+    target = _call(tokenizer, record.target_text, special=False)
+    shift = len(record.prompt_text)
+    offsets = prompt.offsets + [(start + shift, stop + shift) for start, stop in target.offsets]
+    return _Tokens(prompt.ids + target.ids, offsets, whole.text), n_prompt
+
+
+def _ends_in_special(tokens: _Tokens, tokenizer: Any) -> bool:
+    """Some tokenizers close every text with EOS; a target must not gain one by that."""
+    start, stop = tokens.offsets[-1]
+    return start == stop and tokens.ids[-1] in tokenizer.all_special_ids
+
+
+def _call(tokenizer: Any, text: str, special: bool) -> _Tokens:
+    out = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    offsets = [(int(start), int(stop)) for start, stop in out["offset_mapping"]]
+    return _Tokens(list(out["input_ids"]), offsets, text)
+
+
+def _labels(record: Record, tokens: _Tokens, special_ids: set[int]) -> list[tuple[int | None, str]]:
+    """Give each token its segment's index and role; None where it belongs to no segment."""
+    segment_at: list[int | None] = []
+    segments = record.prompt + record.target
+    for index, segment in enumerate(segments):
+        segment_at += [index] * len(segment.text)
+        if segment is not segments[-1] or not record.target:
+            segment_at += [None] * len(record.joiner)
+    labels: list[tuple[int | None, str]] = []
+    for token, (start, stop) in zip(tokens.ids, tokens.offsets, strict=True):
+        if token in special_ids:
+            labels.append((None, SPECIAL))
+            continue
+        start = _first_own_character(start, stop, tokens)
+        index = segment_at[start] if start < len(segment_at) else None
+        labels.append((index, TEMPLATE if index is None else segments[index].role))
+    return labels
+
+
+def _first_own_character(start: int, stop: int, tokens: _Tokens) -> int:
+    """Return where a token starts; an empty range (a byte-split tail) starts before its end."""
+    return start if start < stop else max(0, min(start, len(tokens.text)) - 1)
+
+
+def _check_all_present(
+    record: Record, labels: Sequence[tuple[int | None, str]], where: str
+) -> None:
+    present = {index for index, _ in labels}
+    segments: tuple[Segment, ...] = record.prompt + record.target
+    for index, segment in enumerate(segments):
+        if index not in present:
+            raise EncodeError(
+                f"segment role '{segment.role}' has no token of its own", where=where,
+                got=repr(segment.text[:40]),
+                fix="its text was merged into the token before it; put a space or line break there",
+            )  # fmt: skip
+
+
+def _spans(labels: Sequence[tuple[int | None, str]], n_prompt: int) -> tuple[Span, ...]:
+    """Join neighbouring tokens of one segment; a span never crosses from prompt to target."""
+    keyed = [(index, role, position < n_prompt) for position, (index, role) in enumerate(labels)]
+    spans: list[Span] = []
+    for (_, role, _), members in groupby(keyed):
+        start = spans[-1].stop if spans else 0
+        spans.append(Span(start, start + len(list(members)), role))
+    return tuple(spans)
