@@ -13,7 +13,14 @@ from attnprobe.measures.arrays import (
     span_mass,
 )
 from attnprobe.measures.roles import match_roles, role_order, sort_roles
-from attnprobe.measures.runs import MEASURES, Measure, StepMassRun, measure, roles_by_style
+from attnprobe.measures.runs import (
+    MEASURES,
+    Measure,
+    StepMassRun,
+    find_measure,
+    measure,
+    roles_by_style,
+)
 
 __all__ = [
     "EPSILON",
@@ -23,6 +30,7 @@ __all__ = [
     "StepMassRun",
     "density",
     "enrichment",
+    "find_measure",
     "match_roles",
     "mean_over_steps",
     "measure",
