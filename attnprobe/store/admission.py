@@ -1,0 +1,93 @@
+"""What a capture must be before it is stored: whole, finite, and shaped as the run is."""
+
+import numpy as np
+
+from attnprobe.errors import StoreError
+from attnprobe.types import Capture, Masses, Rows
+
+
+def admit(capture: Capture, n_layers: int, n_heads: int) -> None:
+    """Refuse a capture that does not fit its own encoding or the run.
+
+    Raises:
+        StoreError: Naming the record, the part and the fault.
+    """
+    encoding = capture.encoding
+    where, n_groups = f"record '{encoding.record.id}'", len(encoding.groups)
+    _partition(capture, where)
+    _shape("log_probs", capture.log_probs, (encoding.n_steps,), where)
+    _shape("predicted", capture.predicted, (encoding.n_steps,), where)
+    _shape("errors", capture.errors, (n_layers,), where)
+    _queries("visible_queries", capture.visible_queries, encoding.n_tokens, where)
+    n_visible = len(capture.visible_queries)
+    _shape("visible", capture.visible, (n_layers, n_visible, n_groups), where)
+    if not np.isfinite(capture.errors).all():
+        raise StoreError(
+            "the certificate is no number", where=where, got=capture.errors.tolist(),
+            expected="one finite error per layer",
+        )  # fmt: skip
+    if np.isnan(capture.log_probs).any():
+        raise StoreError("a log-probability is NaN", where=where)
+    if capture.visible.size and capture.visible.min() < 0:
+        raise StoreError("a number of visible keys is negative", where=where)
+    if capture.rows is not None:
+        _rows(capture.rows, n_layers, n_heads, encoding.n_tokens, where)
+    for name, masses in (("step_mass", capture.step_mass), ("pooled", capture.pooled)):
+        if masses is not None:
+            _masses(name, masses, (n_layers, n_heads, n_groups), encoding.n_tokens, where)
+
+
+def _partition(capture: Capture, where: str) -> None:
+    encoding = capture.encoding
+    edges = [0, *(span.stop for span in encoding.spans)]
+    starts = [span.start for span in encoding.spans]
+    if not encoding.n_tokens or starts != edges[:-1] or edges[-1] != encoding.n_tokens:
+        raise StoreError(
+            "the spans do not partition the tokens", where=where,
+            got=[(span.start, span.stop) for span in encoding.spans],
+            expected=f"0 to {encoding.n_tokens} without gap or overlap",
+        )  # fmt: skip
+    if len(encoding.texts) != encoding.n_tokens:
+        raise StoreError(
+            "token texts are missing", where=where, got=len(encoding.texts),
+            expected=encoding.n_tokens,
+        )  # fmt: skip
+
+
+def _rows(rows: Rows, n_layers: int, n_heads: int, n_tokens: int, where: str) -> None:
+    _queries("rows.queries", rows.queries, n_tokens, where)
+    n_rows = len(rows.queries)
+    _shape("rows.start", rows.start, (n_rows,), where)
+    _shape("rows.length", rows.length, (n_rows,), where)
+    stops = rows.start.astype(np.int64) + rows.length
+    if n_rows and (rows.start.min() < 0 or rows.length.min() < 1 or stops.max() > n_tokens):
+        raise StoreError(
+            "a row reaches outside the record or is empty", where=where,
+            expected=f"rows of at least one key within 0 to {n_tokens}",
+        )  # fmt: skip
+    n_pairs = int(rows.length.sum(dtype=np.int64))
+    _shape("rows.weights", rows.weights, (n_layers, n_heads, n_pairs), where)
+
+
+def _masses(
+    name: str, masses: Masses, expected: tuple[int, int, int], n_tokens: int, where: str
+) -> None:
+    _queries(f"{name}.queries", masses.queries, n_tokens, where)
+    n_layers, n_heads, n_groups = expected
+    _shape(f"{name}.mass", masses.mass, (n_layers, n_heads, len(masses.queries), n_groups), where)
+
+
+def _queries(name: str, queries: np.ndarray, n_tokens: int, where: str) -> None:
+    ascending = bool((np.diff(queries) > 0).all())
+    if len(queries) and not (ascending and queries[0] >= 0 and queries[-1] < n_tokens):
+        raise StoreError(
+            f"`{name}` is not in order", where=where,
+            expected=f"ascending positions below {n_tokens}",
+        )  # fmt: skip
+
+
+def _shape(name: str, array: np.ndarray, expected: tuple[int, ...], where: str) -> None:
+    if array.shape != expected:
+        raise StoreError(
+            f"`{name}` has the wrong shape", where=where, got=array.shape, expected=expected
+        )

@@ -1,0 +1,135 @@
+"""The table of everything a shard holds: writer, reader, checker and FORMAT.md agree on it."""
+
+from dataclasses import dataclass
+
+FORMAT = "attnprobe run"
+FORMAT_VERSION = (1, 0)
+"""Major and minor. A reader refuses a newer major and ignores what a newer minor adds."""
+
+MANIFEST = "manifest.json"
+SHARDS = "shards"
+
+PAIRS_PER_CHUNK = 16384
+MAX_CHUNK_BYTES = 16 * 2**20
+MAX_NAME_BYTES = 1024
+FILTERS = ((2, "shuffle"), (1, "deflate"), (3, "fletcher32"))
+"""HDF5 filter numbers in the order they are applied when writing."""
+GZIP_LEVEL = 4
+
+KEEPS = {"rows": "/weights", "full": "/weights", "steps": "/step_mass", "pooled": "/pooled"}
+"""Which dataset each `keep` fills."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One dataset of a shard."""
+
+    name: str
+    dtype: str
+    """Numpy type; `code` for encoded weights, `mass` for encoded masses, `text` for names."""
+    dims: tuple[str, ...]
+    """Axes; the last one is the one that grows."""
+    meaning: str
+    unit: str = ""
+    in_crc: bool = False
+    """Whether a record's part of it counts in `/record/crc32`, in the order of this table."""
+
+    @property
+    def axis(self) -> str:
+        """The axis along which records lie one after another."""
+        return "record" if "record" in self.dims else self.dims[-1]
+
+
+RAGGED = (
+    "json_byte", "token", "text_byte", "span", "group", "sink", "step", "row", "pair",
+    "step_mass_query", "step_mass_cell", "pooled_query", "pooled_cell",
+    "visible_query", "visible_cell",
+)  # fmt: skip
+"""Axes of which each record owns a stretch, given by `/record/<axis>_start` and `_count`."""
+
+
+def _extents() -> tuple[Column, ...]:
+    return tuple(
+        Column(f"/record/{axis}_{what}", "<i8", ("record",), f"{words} its `{axis}` stretch")
+        for axis in RAGGED
+        for what, words in (("start", "where the record finds"), ("count", "how long is"))
+    )
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("/layer", "<i4", ("layer",), "number of each stored layer in the model"),
+    Column("/head", "<i4", ("head",), "number of each stored query head in the model"),
+    Column("/record/id", "text", ("record",), "record id"),
+    Column("/record/digest", "text", ("record",), "SHA-256 of the encoding, in hex"),
+    Column("/record/item", "text", ("record",), "the problem"),
+    Column("/record/style", "text", ("record",), "the way of prompting"),
+    Column("/record/task", "text", ("record",), "the problem family"),
+    Column("/record/split", "text", ("record",), "train, seen, unseen, …"),
+    Column("/record/n_prompt", "<i4", ("record",), "tokens of the prompt", "token"),
+    Column("/record/n_tokens", "<i4", ("record",), "tokens of prompt + target", "token"),
+    Column("/record/error", "<f4", ("record", "layer"), "worst relative error of the certificate"),
+    Column("/record/crc32", "<u4", ("record",), "CRC-32 of the record's stored bytes"),
+    *_extents(),
+    Column("/record/json", "|u1", ("json_byte",), "the whole record, UTF-8 JSON", in_crc=True),
+    Column("/token/id", "<i4", ("token",), "token ids of prompt + target", in_crc=True),
+    Column("/token/text", "|u1", ("text_byte",), "token texts, UTF-8, end to end", in_crc=True),
+    Column("/token/text_start", "<i8", ("token",), "first byte of the token's text"),
+    Column("/token/text_length", "<i4", ("token",), "bytes of the token's text", in_crc=True),
+    Column("/span/start", "<i4", ("span",), "first token of the span", "token", in_crc=True),
+    Column("/span/stop", "<i4", ("span",), "token after the span", "token", in_crc=True),
+    Column("/span/role", "text", ("span",), "role of the span"),
+    Column("/group/start", "<i4", ("group",), "first key of the group", "token", in_crc=True),
+    Column("/group/stop", "<i4", ("group",), "key after the group", "token", in_crc=True),
+    Column("/group/span", "<i4", ("group",), "which span of the record it is in", in_crc=True),
+    Column("/group/is_sink", "|u1", ("group",), "1 where the group is a sink", in_crc=True),
+    Column("/sink/position", "<i4", ("sink",), "positions set apart as sinks", in_crc=True),
+    Column("/step/log_prob", "<f4", ("step",), "log-probability of the token", "nat", in_crc=True),
+    Column("/step/predicted", "<i4", ("step",), "most probable token id", in_crc=True),
+    Column("/row/query", "<i4", ("row",), "query position of the row", "token", in_crc=True),
+    Column("/row/key_start", "<i4", ("row",), "first key of the row", "token", in_crc=True),
+    Column("/row/length", "<i4", ("row",), "keys in the row", "token", in_crc=True),
+    Column("/row/start", "<i8", ("row",), "first pair of the row"),
+    Column("/weights", "code", ("layer", "head", "pair"), "attention", "probability", in_crc=True),
+    Column("/step_mass_query", "<i4", ("step_mass_query",), "query position", "token", in_crc=True),
+    Column(
+        "/step_mass", "mass", ("layer", "head", "step_mass_cell"), "attention summed over groups",
+        "probability", in_crc=True,
+    ),
+    Column("/pooled_query", "<i4", ("pooled_query",), "query position", "token", in_crc=True),
+    Column(
+        "/pooled", "mass", ("layer", "head", "pooled_cell"), "attention summed over groups",
+        "probability", in_crc=True,
+    ),
+    Column("/visible_query", "<i4", ("visible_query",), "query position", "token", in_crc=True),
+    Column(
+        "/visible", "<u4", ("layer", "visible_cell"), "keys the mask left visible", "token",
+        in_crc=True,
+    ),
+)  # fmt: skip
+"""Every dataset, in the order in which it is written."""
+
+POINTS_INTO = {"/token/text_start": "text_byte", "/row/start": "pair"}
+"""Columns whose numbers are positions on another axis of the shard."""
+
+BY_NAME = {column.name: column for column in COLUMNS}
+BIG = ("/weights", "/step_mass", "/pooled", "/visible")
+"""Datasets read in stretches; all others are light and read whole."""
+
+
+def chunk_shape(column: Column, itemsize: int, n_layers: int) -> tuple[int, ...]:
+    """Return the HDF5 chunk of a column."""
+    if len(column.dims) > 1 and column.axis != "record":
+        return (1,) * (len(column.dims) - 1) + (PAIRS_PER_CHUNK,)
+    if column.axis == "record":
+        return (64, max(n_layers, 1)) if len(column.dims) > 1 else (64,)
+    return (PAIRS_PER_CHUNK,) if itemsize == 1 else (4096,) if itemsize <= 8 else (256,)
+
+
+def shard_name(chunk: int) -> str:
+    """Name of the sealed shard of a chunk."""
+    return f"chunk-{chunk:05d}.h5"
+
+
+def receipt_name(chunk: int) -> str:
+    """Name of the receipt of a chunk."""
+    return f"chunk-{chunk:05d}.json"

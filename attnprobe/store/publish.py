@@ -1,0 +1,176 @@
+"""Files appear whole or not at all: temporary names, fsync, exclusive publishing."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from attnprobe.errors import StoreError
+
+_PROCESS = secrets.token_hex(4)
+_TEMPORARY = re.compile(
+    r"^(?P<final>.+)\.(?P<host>[A-Za-z0-9-]+)\.(?P<pid>\d+)"
+    r"\.(?P<process>[0-9a-f]{8})-[0-9a-f]{6}\.tmp$"
+)
+_NO_LINKS = {
+    errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV,
+}  # fmt: skip
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "host"
+
+
+def temporary_beside(final: Path) -> Path:
+    """Name a temporary file that says who is writing it."""
+    return final.with_name(
+        f"{final.name}.{_host()}.{os.getpid()}.{_PROCESS}-{secrets.token_hex(3)}.tmp"
+    )
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file name is one that `temporary_beside` made."""
+    return _TEMPORARY.match(name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files whose writer ran on this host and is gone."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _TEMPORARY.match(path.name)
+        if match and match["host"] == _host() and _is_dead(int(match["pid"]), match["process"]):
+            path.unlink(missing_ok=True)
+
+
+def _is_dead(pid: int, process: str) -> bool:
+    if pid == os.getpid():
+        return process != _PROCESS  # an earlier process had our number, as in a container
+    if sys.platform == "win32":
+        return False  # there, os.kill would end the process that it asks about
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
+
+
+def sync(path: Path) -> None:
+    """Force a file, or the list of names in a folder, onto the disk."""
+    if path.is_dir() and sys.platform == "win32":
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some network folders have no fsync
+            raise
+    finally:
+        os.close(handle)
+
+
+def publish(temporary: Path, final: Path) -> bool:
+    """Give a finished file its name, unless the name is taken.
+
+    Args:
+        temporary: The finished file; gone afterwards.
+        final: The name it should have, in the same folder.
+
+    Returns:
+        Whether the file was published; False if another writer was first.
+    """
+    try:
+        sync(temporary)
+        try:
+            os.link(temporary, final)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _claim(temporary, final)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+        sync(final.parent)
+
+
+def _claim(temporary: Path, final: Path) -> bool:
+    """Publish without hard links: whoever creates the empty file may replace it."""
+    try:
+        os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    temporary.replace(final)
+    return True
+
+
+def canonical_json(value: Any) -> str:
+    """Write JSON such that equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def write_json(path: Path, value: Any, *, exclusive: bool = False) -> bool:
+    """Write a JSON file atomically.
+
+    Args:
+        path: Its name.
+        value: What it holds.
+        exclusive: Leave an existing file alone instead of replacing it.
+
+    Returns:
+        Whether it was written.
+    """
+    temporary = temporary_beside(path)
+    try:
+        text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        if exclusive:
+            return publish(temporary, path)
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def told_plainly(path: Path):  # noqa: ANN201 - a context manager's type says nothing to the reader
+    """Turn the errors of a full disk or a read-only folder into a `StoreError`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise _store_error(path, error) from error
+
+
+def _store_error(path: Path, error: OSError | RuntimeError) -> StoreError:
+    code, text = getattr(error, "errno", None), str(error)
+    if code in {errno.ENOSPC, errno.EDQUOT} or "No space left" in text or "quota" in text:
+        return StoreError(
+            "the disk is full",
+            where=str(path),
+            fix="free some space and give the same command again; what was sealed stays",
+        )
+    if code in {errno.EACCES, errno.EROFS, errno.EPERM}:
+        return StoreError(
+            "the folder cannot be written",
+            where=str(path),
+            fix="choose another folder or change its permissions",
+        )
+    return StoreError(
+        "writing failed", where=str(path), got=text, fix="give the same command again"
+    )

@@ -1,0 +1,301 @@
+"""Opens a run for reading: listing without a shard, then records as labelled arrays."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from attnprobe.errors import FormatError, SelectionError, nearest
+from attnprobe.store import views
+from attnprobe.store.layout import RAGGED, SHARDS, shard_name
+from attnprobe.store.manifest import RECORD_COLUMNS, Receipt, read_manifest, read_receipt
+from attnprobe.store.shard import Ahead, Shard
+from attnprobe.store.views import Place, Selection
+from attnprobe.types import Encoding
+
+Numbers = int | np.integer[Any] | Iterable[int] | None
+"""Layers or heads by their number in the model; None means all that are stored."""
+
+MAX_OPEN_SHARDS = 8
+
+
+def open_run(path: Path | str) -> "Run":
+    """Open a run, finished or not.
+
+    Raises:
+        FormatError: If there is none, or this version cannot read it.
+    """
+    return Run(Path(path))
+
+
+class Run:
+    """A run open for reading. Use it as a context manager, or `close()` it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = read_manifest(path)
+        self.receipts = self._read_receipts()
+        self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._sealed: set[int] = set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every chunk of the plan is there."""
+        return self.manifest.complete
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Model layers that are stored."""
+        return self.manifest.layers
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Query heads that are stored."""
+        return self.manifest.heads
+
+    @property
+    def keep(self) -> tuple[str, ...]:
+        """What is stored of each record: `rows`, `full`, `steps`, `pooled`."""
+        return self.manifest.keep
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What shaped the captures."""
+        return dict(self.manifest.settings)
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """What was captured."""
+        return dict(self.manifest.model)
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """The records of all sealed chunks, in the order of the plan, indexed by id."""
+        columns: dict[str, list[Any]] = {name: [] for name in (*RECORD_COLUMNS, "shard")}
+        for receipt in self.receipts:
+            for name in RECORD_COLUMNS:
+                columns[name] += receipt.records[name]
+            columns["shard"] += [shard_name(receipt.chunk)] * len(receipt.ids)
+        frame = pd.DataFrame(columns)
+        frame.insert(
+            frame.columns.get_loc("n_tokens") + 1, "n_steps", frame.n_tokens - frame.n_prompt
+        )
+        return frame.drop(columns="digest").set_index("id")
+
+    def encoding(self, record_id: str) -> Encoding:
+        """Return the tokens and spans of a record, exactly as they were captured."""
+        place = self._place(record_id)
+        return place.shard.encoding(place.record)
+
+    def weights(self, record_id: str, layer: Numbers = None, head: Numbers = None) -> xr.DataArray:
+        """Return attention rows.
+
+        Args:
+            record_id: Which record.
+            layer: Layers by their number in the model; all by default.
+            head: Query heads; all by default.
+
+        Returns:
+            Probabilities with dims (layer, head, query, key); 0 where a key was not visible.
+
+        Raises:
+            MeasureError: If the run holds no rows.
+            SelectionError: If there is no such record, layer or head.
+        """
+        return views.weights(self._place(record_id), self._select(layer, head))
+
+    def step_mass(
+        self, record_id: str, layer: Numbers = None, head: Numbers = None
+    ) -> xr.DataArray:
+        """Return the attention of each predicted token, summed over key groups.
+
+        Returns:
+            Probabilities with dims (layer, head, step, group), and `visible` keys as a coordinate.
+
+        Raises:
+            MeasureError: If the run holds no attention of every step.
+        """
+        return views.step_mass(self._place(record_id), self._select(layer, head))
+
+    def pooled(self, record_id: str, layer: Numbers = None, head: Numbers = None) -> xr.DataArray:
+        """Return the attention of every query, summed over key groups.
+
+        Returns:
+            Probabilities with dims (layer, head, query, group).
+
+        Raises:
+            MeasureError: If the run holds no attention of every query.
+        """
+        return views.pooled(self._place(record_id), self._select(layer, head))
+
+    def predictions(self, record_id: str) -> xr.Dataset:
+        """Return log-probability (nats), most probable id and target id of each step."""
+        return views.predictions(self._place(record_id))
+
+    def iter_step_mass(
+        self, ids: Iterable[str] | None = None, layer: Numbers = None, head: Numbers = None
+    ) -> Iterator[tuple[str, xr.DataArray]]:
+        """Go through the step masses of many records with bounded memory.
+
+        Args:
+            ids: Which records; all by default.
+            layer: Layers by their number in the model; all by default.
+            head: Query heads; all by default.
+
+        Yields:
+            Record id and the array of `step_mass`, in the order of the plan.
+        """
+        chosen = self._select(layer, head)
+        for place in self._places(ids):
+            yield place.id, views.step_mass(place, chosen)
+
+    def info(self) -> dict[str, Any]:
+        """Return what the run holds, how much, by which model and settings, and how far it is."""
+        records, plan = self.records, self.manifest.plan
+        return {
+            "path": str(self.path),
+            "format_version": ".".join(map(str, self.manifest.version)),
+            "created": self.manifest.created,
+            "complete": self.complete,
+            "chunks": {"sealed": len(self.receipts), "planned": len(plan)},
+            "records": {"sealed": len(records), "planned": sum(map(len, plan))},
+            "styles": _counted(records["style"]),
+            "tasks": _counted(records["task"]),
+            "splits": _counted(records["split"]),
+            "items": int(records["item"].nunique()),
+            "tokens": int(records["n_tokens"].sum()),
+            "steps": int(records["n_steps"].sum()),
+            "layers": list(self.layers),
+            "heads": list(self.heads),
+            "keep": list(self.keep),
+            "encoding": self.manifest.encoding,
+            "bytes": sum(receipt.bytes for receipt in self.receipts),
+            "counts": {
+                axis: sum(receipt.counts.get(axis, 0) for receipt in self.receipts)
+                for axis in RAGGED
+            },
+            "worst_error": float(records["worst_error"].max()) if len(records) else None,
+            "settings_hash": self.manifest.settings_hash,
+            "model": self.model,
+            "settings": self.settings,
+        }
+
+    def close(self) -> None:
+        """Close every shard."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else f"{len(self.receipts)} chunks so far"
+        return (
+            f"Run('{self.path}', {len(self.records)} records, {len(self.layers)} layers × "
+            f"{len(self.heads)} heads, keep {'+'.join(self.keep)}, {state})"
+        )
+
+    def _read_receipts(self) -> tuple[Receipt, ...]:
+        chunks = range(len(self.manifest.plan))
+        if self.manifest.complete:
+            receipts = self.manifest.receipts
+            if [receipt.chunk for receipt in receipts] != list(chunks):
+                raise FormatError("the manifest lacks receipts", where=str(self.path))
+            return receipts
+        found = [read_receipt(self.path, chunk) for chunk in chunks]
+        return tuple(receipt for receipt in found if receipt is not None)
+
+    @cached_property
+    def _where(self) -> dict[str, tuple[int, int]]:
+        """Receipt and position of each record."""
+        return {
+            record_id: (number, position)
+            for number, receipt in enumerate(self.receipts)
+            for position, record_id in enumerate(receipt.ids)
+        }
+
+    def _find(self, record_id: str) -> tuple[int, int]:
+        if record_id not in self._where:
+            raise SelectionError(
+                f"no record '{record_id}'", where=str(self.path),
+                fix=nearest(record_id, self._where),
+            )  # fmt: skip
+        return self._where[record_id]
+
+    def _place(self, record_id: str) -> Place:
+        number, position = self._find(record_id)
+        return Place(self._shard(number), position)
+
+    def _places(self, ids: Iterable[str] | None) -> Iterator[Place]:
+        found = sorted(map(self._find, ids)) if ids is not None else list(self._where.values())
+        shard, ahead = None, Ahead(-1)
+        for at, (number, position) in enumerate(found):
+            current = self._shard(number)
+            if current is not shard or position > ahead.last:
+                shard, ahead = current, Ahead(_until(found, at))
+            yield Place(current, position, ahead)
+
+    def _shard(self, number: int) -> Shard:
+        if number not in self._open:
+            receipt = self.receipts[number]
+            path = self.path / SHARDS / shard_name(receipt.chunk)
+            shard = Shard.open(path, receipt, self.manifest, sealed=number in self._sealed)
+            self._sealed.add(number)
+            self._open[number] = shard
+            if len(self._open) > MAX_OPEN_SHARDS:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(number)
+        return self._open[number]
+
+    def _select(self, layer: Numbers, head: Numbers) -> Selection:
+        layers, layer_numbers = self._axis("layer", layer, self.layers)
+        heads, head_numbers = self._axis("head", head, self.heads)
+        return Selection(layers, heads, layer_numbers, head_numbers)
+
+    def _axis(
+        self, name: str, wanted: Numbers, there: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if wanted is None:
+            return tuple(range(len(there))), there
+        single = isinstance(wanted, (int, np.integer))
+        numbers = (int(wanted),) if single else tuple(int(number) for number in wanted)
+        positions, absent = views.chosen_positions(numbers, there)
+        if absent or not numbers:
+            raise SelectionError(
+                f"{name} {absent[0]} is not stored" if absent else f"no {name} was asked for",
+                where=str(self.path), expected=f"of {_shown(there)}",
+            )  # fmt: skip
+        return positions, numbers
+
+
+def _until(found: list[tuple[int, int]], at: int) -> int:
+    """Return the last position of the unbroken sequence of records that starts here."""
+    number, position = found[at]
+    last = at
+    while last + 1 < len(found) and found[last + 1] == (number, position + last + 1 - at):
+        last += 1
+    return found[last][1]
+
+
+def _counted(column: pd.Series) -> dict[str, int]:
+    return {str(name): int(count) for name, count in column.value_counts(sort=False).items()}
+
+
+def _shown(numbers: tuple[int, ...]) -> str:
+    if len(numbers) > 2 and numbers == tuple(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))

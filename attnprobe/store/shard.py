@@ -1,0 +1,271 @@
+"""Reads one shard: light columns whole, heavy ones in stretches."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from jaxtyping import Float32
+
+from attnprobe.errors import FormatError
+from attnprobe.store import guard
+from attnprobe.store.codes import CODES, Code, decode
+from attnprobe.store.columns import encoding_from, texts_from
+from attnprobe.store.layout import BIG, BY_NAME, COLUMNS, POINTS_INTO, RAGGED
+from attnprobe.store.manifest import RECORD_COLUMNS, Manifest, Receipt
+from attnprobe.store.publish import sha256
+from attnprobe.types import Encoding
+
+WINDOW_BYTES = 64 * 2**20
+"""How much decoded data is read ahead at most, while records are read one after another."""
+
+
+class Shard:
+    """A shard open for reading; its structure was checked."""
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self.path, self.file = path, file
+        self._columns: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def open(cls, path: Path, receipt: Receipt, manifest: Manifest, *, sealed: bool) -> "Shard":
+        """Open a shard.
+
+        Args:
+            path: Its file.
+            receipt: What it should hold.
+            manifest: The run's.
+            sealed: Whether its bytes were already compared with the receipt.
+
+        Raises:
+            FormatError: If it is not what the receipt says, or not built as a shard must be.
+        """
+        if not sealed:
+            guard.check_sealed(path, receipt)
+        counts = {axis: receipt.counts.get(axis, 0) for axis in (*RAGGED, "record")}
+        n_layers, n_heads = len(manifest.layers), len(manifest.heads)
+        shard = cls(path, guard.open_checked(path, counts, n_layers, n_heads))
+        try:
+            shard._check_listed(receipt.ids, manifest)
+            shard._check_extents()
+        except BaseException:
+            shard.close()
+            raise
+        return shard
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a light column, read once."""
+        if name not in self._columns:
+            self._columns[name] = self._read(name, ())
+        return self._columns[name]
+
+    def extent(self, axis: str, record: int) -> slice:
+        """Return the stretch of a ragged axis that belongs to a record."""
+        start = int(self.column(f"/record/{axis}_start")[record])
+        return slice(start, start + int(self.column(f"/record/{axis}_count")[record]))
+
+    def part(self, name: str, record: int) -> np.ndarray:
+        """Return a record's stretch of a light column; positions count from its own start."""
+        values = self.column(name)[self.extent(BY_NAME[name].axis, record)]
+        if name in POINTS_INTO:
+            return values - self.extent(POINTS_INTO[name], record).start
+        return values
+
+    def number(self, name: str, record: int) -> int:
+        """Return a record's entry in a column that has one whole number per record."""
+        return int(self.column(name)[record])
+
+    def encoding(self, record: int) -> Encoding:
+        """Rebuild the encoding of a record."""
+        wanted = [c.name for c in COLUMNS if c.name.startswith(("/span/", "/token/", "/sink/"))]
+        parts = {name: self.part(name, record) for name in (*wanted, "/record/json")}
+        return encoding_from(parts, self.number("/record/n_prompt", record))
+
+    def texts(self, record: int) -> tuple[str, ...]:
+        """Rebuild the token texts of a record."""
+        names = ("/token/text", "/token/text_start", "/token/text_length")
+        return texts_from({name: self.part(name, record) for name in names})
+
+    def code(self, name: str) -> Code:
+        """Return the code in which a dataset is stored."""
+        stored = self.file[name].attrs.get("encoding")
+        key = stored.decode() if isinstance(stored, bytes) else ""
+        if key not in CODES or self.file[name].dtype != np.dtype(CODES[key].dtype):
+            raise self._fault(f"the encoding of {name} is not known", repr(stored))
+        return CODES[key]
+
+    def heavy(
+        self, name: str, record: int, layers: Sequence[int], heads: Sequence[int],
+        ahead: "Ahead | None" = None,
+    ) -> np.ndarray:  # fmt: skip
+        """Return a record's part of a heavy dataset, as stored.
+
+        Args:
+            name: One of `BIG`.
+            record: Which record.
+            layers: Positions on the layer axis.
+            heads: Positions on the head axis; not used for `/visible`.
+            ahead: What was read ahead, where records are asked for one after another.
+        """
+        leading = (tuple(layers),) if name == "/visible" else (tuple(layers), tuple(heads))
+        axis = BY_NAME[name].axis
+        extent = self.extent(axis, record)
+        if ahead is None:
+            return self._block(name, leading, extent)
+        if name not in ahead.windows:
+            ahead.windows[name] = Window(self, name, leading)
+        return ahead.windows[name].read(extent, self.extent(axis, ahead.last).stop)
+
+    def probabilities(
+        self, name: str, record: int, layers: Sequence[int], heads: Sequence[int],
+        ahead: "Ahead | None" = None,
+    ) -> Float32[np.ndarray, "layer head cell"]:  # fmt: skip
+        """Return a record's part of a heavy dataset, decoded; arguments as of `heavy`."""
+        return decode(self.heavy(name, record, layers, heads, ahead), self.code(name))
+
+    def _block(self, name: str, leading: tuple[tuple[int, ...], ...], extent: slice) -> np.ndarray:
+        shape = tuple(map(len, leading))
+        block = np.empty((*shape, extent.stop - extent.start), self.file[name].dtype)
+        if not block.size:
+            return block
+        for index in np.ndindex(shape[:-1]):
+            outer = tuple(positions[i] for positions, i in zip(leading, index, strict=False))
+            for run in _runs(leading[-1]):
+                inner = slice(leading[-1][run.start], leading[-1][run.stop - 1] + 1)
+                block[(*index, run)] = self._read(name, (*outer, inner, extent))
+        return block
+
+    def _read(self, name: str, selection: tuple[Any, ...]) -> np.ndarray:
+        try:
+            return self.file[name][selection]
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise self._fault(f"{name} cannot be read", error) from error
+
+    def _check_listed(self, ids: Sequence[str], manifest: Manifest) -> None:
+        stored = [name.decode("utf-8", "replace") for name in self.column("/record/id").tolist()]
+        if stored != list(ids):
+            raise self._fault("the records are not those of the receipt")
+        for name, expected in (("/layer", manifest.layers), ("/head", manifest.heads)):
+            if tuple(self.column(name).tolist()) != expected:
+                raise self._fault(f"{name} is not what the manifest says")
+
+    def _check_extents(self) -> None:
+        """Records must lie one after another on every axis, and rows within their record."""
+        for axis in RAGGED:
+            starts, counts = (self.column(f"/record/{axis}_{what}") for what in ("start", "count"))
+            name = next(c.name for c in COLUMNS if c.axis == axis)
+            edges = np.concatenate([[0], np.cumsum(counts)])
+            good = (counts >= 0).all() and (starts == edges[:-1]).all()
+            if not good or edges[-1] != self.file[name].shape[-1]:
+                raise self._fault(f"the records' stretches of `{axis}` do not fit together")
+
+    def _fault(self, what: str, got: object = None) -> FormatError:
+        return guard._fault(self.path, what, got)
+
+
+class Window:
+    """A stretch of a heavy dataset, read in whole HDF5 chunks and kept for the next record."""
+
+    def __init__(self, shard: Shard, name: str, leading: tuple[tuple[int, ...], ...]) -> None:
+        self.shard, self.name, self.leading = shard, name, leading
+        dataset = shard.file[name]
+        self.chunk, self.length = dataset.chunks[-1], dataset.shape[-1]
+        per_position = 4 * int(np.prod([len(positions) for positions in leading]))
+        self.ahead = max(WINDOW_BYTES // max(per_position, 1) // self.chunk, 1) * self.chunk
+        self.start = self.stop = 0
+        self.data = np.empty((0,))
+
+    def read(self, extent: slice, last: int) -> np.ndarray:
+        """Return a stretch.
+
+        Args:
+            extent: What is wanted now.
+            last: Up to where it will be read on.
+        """
+        if extent.start < self.start or extent.stop > self.stop:
+            self._move(extent, last)
+        return self.data[..., extent.start - self.start : extent.stop - self.start]
+
+    def _move(self, extent: slice, last: int) -> None:
+        start = extent.start // self.chunk * self.chunk
+        wanted = max(extent.stop, min(last, start + self.ahead))
+        stop = min(-(-wanted // self.chunk) * self.chunk, self.length)
+        kept = self.data[..., max(start - self.start, 0) :] if start >= self.start else None
+        if kept is None or start >= self.stop:
+            self.data = self.shard._block(self.name, self.leading, slice(start, stop))
+        else:
+            new = self.shard._block(self.name, self.leading, slice(self.stop, stop))
+            self.data = np.concatenate([kept, new], axis=-1)
+        self.start, self.stop = start, stop
+
+
+@dataclass(slots=True)
+class Ahead:
+    """What was read ahead of a sequence of records of one shard, for one choice of heads."""
+
+    last: int
+    """The last record of the sequence."""
+    windows: dict[str, Window] = field(default_factory=dict)
+
+
+def _runs(positions: Sequence[int]) -> list[slice]:
+    """Cut positions into slices over which they rise by one."""
+    breaks = [i for i in range(1, len(positions)) if positions[i] != positions[i - 1] + 1]
+    edges = [0, *breaks, len(positions)]
+    return [slice(a, b) for a, b in pairwise(edges) if a < b]
+
+
+def record_crc(shard: Shard, record: int) -> int:
+    """Compute the CRC-32 of a record's stored bytes, as `/record/crc32` has it."""
+    crc = 0
+    for column in COLUMNS:
+        if not column.in_crc:
+            continue
+        if column.name not in BIG:
+            crc = zlib.crc32(np.ascontiguousarray(shard.part(column.name, record)), crc)
+            continue
+        extent = shard.extent(column.axis, record)
+        for layer in range(shard.file[column.name].shape[0]):
+            block = shard._read(column.name, (layer, ..., extent))
+            crc = zlib.crc32(np.ascontiguousarray(block), crc)
+    return crc
+
+
+def receipt_from_shard(path: Path, manifest: Manifest, chunk: int) -> Receipt:
+    """Read a whole shard that has no receipt, and write the receipt that it deserves.
+
+    Raises:
+        FormatError: If it is not whole, or not the planned one.
+    """
+    n_layers, n_heads = len(manifest.layers), len(manifest.heads)
+    shard = Shard(path, guard.open_checked(path, {}, n_layers, n_heads))
+    try:
+        planned = manifest.plan[chunk]
+        shard._check_listed([record.id for record in planned], manifest)
+        shard._check_extents()
+        if [d.decode() for d in shard.column("/record/digest")] != [r.digest for r in planned]:
+            raise shard._fault("the records were encoded otherwise than planned")
+        for record in range(len(planned)):
+            if record_crc(shard, record) != int(shard.column("/record/crc32")[record]):
+                raise shard._fault(f"record '{planned[record].id}' is damaged")
+        listed = {name: _listed(shard, name) for name in RECORD_COLUMNS}
+        counts = guard.counts_of(shard.file)
+    finally:
+        shard.close()
+    return Receipt(chunk, path.stat().st_size, sha256(path), counts, listed)
+
+
+def _listed(shard: Shard, name: str) -> list[Any]:
+    if name == "worst_error":
+        errors = shard.column("/record/error")
+        return [float(row.max(initial=0.0)) for row in errors]
+    entries = shard.column(f"/record/{name}").tolist()
+    return [e.decode() if isinstance(e, bytes) else e for e in entries]

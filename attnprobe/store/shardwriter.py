@@ -1,0 +1,250 @@
+"""Fills one shard: captures come in, whole HDF5 chunks go out."""
+
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from attnprobe.errors import StoreError
+from attnprobe.store import columns as columns_of
+from attnprobe.store.admission import admit
+from attnprobe.store.codes import CODES, encode, mass_code
+from attnprobe.store.layout import (
+    BY_NAME,
+    COLUMNS,
+    FORMAT,
+    FORMAT_VERSION,
+    GZIP_LEVEL,
+    POINTS_INTO,
+    RAGGED,
+    Column,
+    chunk_shape,
+)
+from attnprobe.store.manifest import RECORD_COLUMNS, Manifest, PlannedRecord
+from attnprobe.store.publish import told_plainly
+from attnprobe.types import Capture
+
+LIBVER = ("v110", "v110")
+
+
+class Growing:
+    """A dataset that grows along its last axis, written one whole HDF5 chunk after another.
+
+    Only the unfinished chunk is held in memory.
+    """
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self.dataset, self.chunk, self.dtype = dataset, dataset.chunks[-1], dataset.dtype
+        self.buffer = np.zeros((*dataset.shape[:-1], self.chunk), self.dtype)
+        self.filled = self.written = 0
+
+    def append(
+        self, values: np.ndarray, store: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+    ) -> None:
+        """Append along the last axis.
+
+        Args:
+            values: The new stretch, in the dataset's other axes.
+            store: Gives the stored form of `values[index]`; called once per entry of the first
+                axis, so that no more than that is held twice.
+        """
+        n_values = values.shape[-1]
+        total = self.filled + n_values
+        whole = total - total % self.chunk
+        if whole:
+            self.dataset.resize(self.written + whole, axis=self.dataset.ndim - 1)
+        for index in np.ndindex(self.dataset.shape[:-1][:1]):
+            stored, waiting = store(values[index], index), self.buffer[index]
+            if not whole:
+                waiting[..., self.filled : total] = stored
+                continue
+            block = np.concatenate(
+                [waiting[..., : self.filled], stored[..., : whole - self.filled]], axis=-1
+            )
+            self.dataset[(*index, ..., slice(self.written, self.written + whole))] = block
+            waiting[..., : total - whole] = stored[..., whole - self.filled :]
+        self.written, self.filled = self.written + whole, total - whole
+
+    def finish(self) -> None:
+        """Write the unfinished chunk."""
+        if self.filled:
+            self.dataset.resize(self.written + self.filled, axis=self.dataset.ndim - 1)
+            self.dataset[..., self.written :] = self.buffer[..., : self.filled]
+
+
+class ShardWriter:
+    """Writes the captures of one chunk to an unpublished file. It is a `Sink`."""
+
+    def __init__(
+        self, path: Path, manifest: Manifest, chunk: int, planned: Sequence[PlannedRecord]
+    ) -> None:
+        self.path, self.manifest, self.planned = path, manifest, planned
+        self.weight_code, self.whole = CODES[manifest.encoding], True
+        self.counts: Counter[str] = Counter({"record": 0} | dict.fromkeys(RAGGED, 0))
+        self.listed: dict[str, list[Any]] = {name: [] for name in RECORD_COLUMNS}
+        self.texts: dict[str, list[bytes]] = defaultdict(list)
+        self.numbers: dict[str, list[Any]] = defaultdict(list)
+        self.growing: dict[str, Growing] = {}
+        with told_plainly(path):
+            self.file = h5py.File(path, "x", libver=LIBVER, locking=False)
+            self.file.attrs["format"] = np.bytes_(FORMAT)
+            self.file.attrs["format_version"] = np.array(FORMAT_VERSION, np.int32)
+            self.file.attrs["chunk"] = np.int32(chunk)
+            for column in COLUMNS:
+                if column.dtype != "text" and column.axis in RAGGED:
+                    self.growing[column.name] = Growing(self._create(column))
+
+    def append(self, capture: Capture, /) -> None:
+        """Take the next capture of the plan.
+
+        Raises:
+            StoreError: If it is not the planned one, or not fit to be stored.
+        """
+        self._check_plan(capture)
+        admit(capture, len(self.manifest.layers), len(self.manifest.heads))
+        names = columns_of.names(capture)
+        values = columns_of.values(capture, self.manifest.keep)
+        record_id, crc = capture.encoding.record.id, 0
+        self.whole = False
+        for column in COLUMNS:
+            if column.name in values:
+                crc = self._append_column(column, values[column.name], crc, record_id)
+        for name, entries in names.items():
+            self.texts[name] += entries
+        lengths = {BY_NAME[name].axis: part.shape[-1] for name, part in values.items()}
+        lengths["span"] = len(names["/span/role"])
+        for axis in RAGGED:
+            self.numbers[f"/record/{axis}_start"].append(self.counts[axis])
+            self.numbers[f"/record/{axis}_count"].append(lengths.get(axis, 0))
+            self.counts[axis] += lengths.get(axis, 0)
+        self._list(capture, crc)
+        self.whole = True
+
+    def _check_plan(self, capture: Capture) -> None:
+        position, encoding = self.counts["record"], capture.encoding
+        if position >= len(self.planned):
+            raise StoreError(
+                "the chunk is already full", where=str(self.path), got=f"'{encoding.record.id}'",
+                expected=f"{len(self.planned)} records",
+            )  # fmt: skip
+        planned = self.planned[position]
+        if encoding.record.id != planned.id:
+            raise StoreError(
+                "captures must come in the order of the plan", where=f"record {position}",
+                got=f"'{encoding.record.id}'", expected=f"'{planned.id}'",
+            )  # fmt: skip
+        if encoding.digest != planned.digest:
+            raise StoreError(
+                "the record was encoded otherwise than planned", where=f"record '{planned.id}'",
+                got=f"digest {encoding.digest[:12]}…", expected=f"{planned.digest[:12]}…",
+                fix="tokenizer, spans or sinks have changed since the run was planned",
+            )  # fmt: skip
+
+    def _append_column(self, column: Column, values: np.ndarray, crc: int, record_id: str) -> int:
+        code = None
+        if column.dtype in ("code", "mass"):
+            code = self.weight_code if column.dtype == "code" else mass_code(self.weight_code)
+        counted = POINTS_INTO.get(column.name)
+        offset, dtype = self.counts[counted] if counted else 0, self.growing[column.name].dtype
+        sums = [crc]
+
+        def store(part: np.ndarray, index: tuple[int, ...]) -> np.ndarray:
+            if code is None:
+                stored = (part + offset if offset else part).astype(dtype)
+            else:
+                where = f"record '{record_id}', {column.name}"
+                layer = f" layer {self.manifest.layers[index[0]]}" if index else ""
+                stored = encode(np.ascontiguousarray(part, np.float32), code, where + layer)
+            if column.in_crc:
+                sums[0] = zlib.crc32(np.ascontiguousarray(stored), sums[0])
+            return stored
+
+        with told_plainly(self.path):
+            self.growing[column.name].append(values, store)
+        return sums[0]
+
+    def _list(self, capture: Capture, crc: int) -> None:
+        encoding, record = capture.encoding, capture.encoding.record
+        self.numbers["/record/n_prompt"].append(encoding.n_prompt)
+        self.numbers["/record/n_tokens"].append(encoding.n_tokens)
+        self.numbers["/record/error"].append(capture.errors)
+        self.numbers["/record/crc32"].append(crc)
+        entry = {
+            "id": record.id, "digest": encoding.digest, "item": record.item,
+            "style": record.style, "task": record.task, "split": record.split,
+            "n_prompt": encoding.n_prompt, "n_tokens": encoding.n_tokens,
+            "worst_error": float(capture.errors.max(initial=0.0)),
+        }  # fmt: skip
+        for name, value in entry.items():
+            self.listed[name].append(value)
+        self.counts["record"] += 1
+
+    def finish(self) -> None:
+        """Write what is left and close the file.
+
+        Raises:
+            StoreError: If captures are missing.
+        """
+        if not self.whole:
+            raise StoreError("a capture was refused half-way; the chunk must be done again")
+        if self.counts["record"] != len(self.planned):
+            raise StoreError(
+                "captures are missing", where=str(self.path),
+                got=f"{self.counts['record']} records", expected=len(self.planned),
+            )  # fmt: skip
+        with told_plainly(self.path):
+            for growing in self.growing.values():
+                growing.finish()
+            self._write_small()
+            self.file.close()
+
+    def close(self) -> None:
+        """Close the file, finished or not."""
+        try:
+            self.file.close()
+        except (OSError, RuntimeError):  # a full disk fails here again; it was told already
+            return
+
+    def _write_small(self) -> None:
+        self.numbers["/layer"], self.numbers["/head"] = (
+            list(self.manifest.layers),
+            list(self.manifest.heads),
+        )
+        for column in COLUMNS:
+            if column.name in self.growing:
+                continue
+            if column.dtype == "text":
+                entries = self.texts[column.name]
+                width = max([1, *map(len, entries)])
+                data = np.array(entries, f"S{width}")
+            else:
+                data = np.array(self.numbers[column.name], column.dtype)
+            dataset = self._create(column, data.dtype.str, len(data))
+            if data.size:
+                dataset[...] = data
+
+    def _create(self, column: Column, dtype: str = "", length: int = 0) -> h5py.Dataset:
+        fixed = {"layer": len(self.manifest.layers), "head": len(self.manifest.heads)}
+        if not dtype:
+            code = {"code": self.weight_code, "mass": mass_code(self.weight_code)}
+            dtype = code[column.dtype].dtype if column.dtype in code else column.dtype
+        shape = tuple(length if dim == column.axis else fixed[dim] for dim in column.dims)
+        limit = tuple(None if dim == column.axis else fixed[dim] for dim in column.dims)
+        dataset = self.file.create_dataset(
+            column.name, shape, np.dtype(dtype), maxshape=limit,
+            chunks=chunk_shape(column, np.dtype(dtype).itemsize, len(self.manifest.layers)),
+            shuffle=True, compression="gzip", compression_opts=GZIP_LEVEL, fletcher32=True,
+            track_times=False,
+        )  # fmt: skip
+        dataset.attrs["dims"] = np.bytes_(" ".join(column.dims))
+        if column.unit:
+            dataset.attrs["unit"] = np.bytes_(column.unit)
+        if column.dtype in ("code", "mass"):
+            code = self.weight_code if column.dtype == "code" else mass_code(self.weight_code)
+            dataset.attrs["encoding"] = np.bytes_(code.name)
+            dataset.attrs["levels"] = np.int32(code.levels)
+        return dataset
