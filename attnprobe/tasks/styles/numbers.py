@@ -114,9 +114,9 @@ def number_line(text: str) -> NumberLine | None:
     the length of the line, whatever it holds.
 
     Args:
-        text: One line. Before the numbers there may be brackets, a currency sign, or a label
-            such as `Answer:` or `下一块的和：`; after them closing punctuation, or a unit when there
-            is one number only.
+        text: One line. Before the numbers there may be brackets, a currency sign, or a label such
+            as `Answer:` or `下一块的和：`; after them closing punctuation, or a unit if there is
+            one number only.
 
     Returns:
         The numbers with their places in `text`, or None when the line is anything else.

@@ -23,8 +23,8 @@ _SENTENCES: Mapping[str, tuple[str, str]] = {
         "数列下方是每{size}项的平均数。先写出后续各块的平均数，再另起一行写答案。",
     ),
     "bins": (
-        "Below the sequence each term is given as a bin: bin 0 starts at {low} and every bin is {width} "
-        "wide. First write the bins of the coming terms, then the answer on the next line.",
+        "Below the sequence each term is given as a bin: bin 0 starts at {low} and every bin is "
+        "{width} wide. First write the bins of the coming terms, then the answer on the next line.",
         "数列下方是各项所在区间的编号：0号区间从{low}开始，每个区间宽{width}。"
         "先写出后续各项的区间编号，再另起一行写答案。",
     ),
