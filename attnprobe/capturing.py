@@ -106,7 +106,7 @@ def capture_batch(
     """
     inputs = _inputs(loaded, encodings)
     queries = [
-        range(encoding.n_tokens) if _every_query(settings) else encoding.step_queries
+        range(encoding.n_tokens) if "full" in settings.keep else encoding.step_queries
         for encoding in encodings
     ]
     with record(
@@ -121,10 +121,6 @@ def capture_batch(
         _one(recording, index, encoding, queries[index], logits[index], settings)
         for index, encoding in enumerate(encodings)
     ]
-
-
-def _every_query(settings: CaptureSettings) -> bool:
-    return bool({"full", "pooled"} & set(settings.keep))
 
 
 def _inputs(loaded: LoadedModel, encodings: Sequence[Encoding]) -> dict[str, torch.Tensor]:
@@ -164,94 +160,110 @@ def _one(
     settings: CaptureSettings,
 ) -> Capture:
     """Cut one record out of a batch, without padding, and bring it to numpy."""
-    layout = recording.layout
-    if layout is None:
-        raise EncodeError("the model ran without input ids", where=encoding.record.id)
-    first = int(layout.first[index])
-    tokens = slice(first, first + encoding.n_tokens)
-    layers = sorted(recording.visible)
-    heads = slice(None) if settings.heads is None else list(settings.heads)
+    cut = _Cut(recording, index, encoding, settings.heads)
     at = np.asarray(queries, np.int32)
+    is_step = at >= encoding.step_queries.start
+    is_step &= at < encoding.step_queries.stop
+    seen = cut.visible(len(at))
+    rows = step_mass = pooled = None
+    visible, visible_queries = _count_groups(seen, encoding), at
+    if {"rows", "full"} & set(settings.keep):
+        wanted = np.ones_like(is_step) if "full" in settings.keep else is_step
+        rows = _ragged(cut.stack(recording.rows, slice(len(at)), cut.tokens), seen, at, wanted)
+    if "steps" in settings.keep:
+        masses = cut.stack(recording.steps, slice(len(at)), cut.groups)
+        step_mass = Masses(at[is_step], masses[:, :, is_step])
+    if "pooled" in settings.keep:
+        visible_queries = np.arange(encoding.n_tokens, dtype=np.int32)
+        visible = cut.visible_counts()
+        pooled = Masses(visible_queries, cut.stack(recording.pooled, cut.tokens, cut.groups))
     targets = torch.from_numpy(encoding.ids[encoding.n_prompt :].astype(np.int64))
     log_probs = logits.log_softmax(-1).gather(-1, targets.to(logits.device)[:, None])[:, 0]
-
-    def stacked(tensors: dict[int, torch.Tensor], *cut: slice) -> Float32[np.ndarray, "..."]:
-        """Stack layers of one kind of tensor, for this record and the chosen heads."""
-        return np.stack([tensors[la][index][(heads, *cut)].cpu().numpy() for la in layers])
-
-    chosen = slice(len(at))
-    steps = [int(query) in set(encoding.step_queries) for query in at]
-    groups = slice(len(encoding.groups))
-    seen = _Seen(recording, layers, index, len(at), tokens)
     return Capture(
         encoding=encoding,
-        visible=seen.per_group(encoding),
-        visible_queries=at,
+        visible=visible,
+        visible_queries=visible_queries,
         log_probs=log_probs.cpu().numpy(),
         predicted=logits.argmax(-1).cpu().numpy().astype(np.int32),
-        errors=np.asarray(
-            [float(recording.certificate.errors[layer][index]) for layer in layers], np.float32
-        ),
-        rows=_ragged(
-            stacked(recording.rows, chosen, tokens),
-            seen,
-            at,
-            np.ones(len(at), bool) if "full" in settings.keep else np.asarray(steps),
-        )
-        if {"rows", "full"} & set(settings.keep)
-        else None,
-        step_mass=Masses(
-            at[np.asarray(steps)],
-            stacked(recording.steps, chosen, groups)[:, :, np.asarray(steps)],
-        )
-        if "steps" in settings.keep
-        else None,
-        pooled=Masses(
-            np.arange(encoding.n_tokens, dtype=np.int32), stacked(recording.pooled, tokens, groups)
-        )
-        if "pooled" in settings.keep
-        else None,
+        errors=cut.errors(),
+        rows=rows,
+        step_mass=step_mass,
+        pooled=pooled,
     )
 
 
-class _Seen:
-    """What the mask let one record see; layers that share a mask share the answer."""
+class _Cut:
+    """One record's part of a recording of a batch."""
 
     def __init__(
-        self, recording: Recording, layers: Sequence[int], index: int, n_rows: int, tokens: slice
+        self,
+        recording: Recording,
+        index: int,
+        encoding: Encoding,
+        heads: Sequence[int] | None,
     ) -> None:
-        self._known: dict[int, Bool[np.ndarray, "row key"]] = {}
-        self._tensor_of = [recording.visible[layer] for layer in layers]
-        for tensor in self._tensor_of:
-            if id(tensor) not in self._known:
-                self._known[id(tensor)] = tensor[index, :n_rows, tokens].cpu().numpy()
+        self.recording, self.index = recording, index
+        self.layers = sorted(recording.visible)
+        self.heads = slice(None) if heads is None else list(heads)
+        width = recording.batch_layout.width
+        first = int(recording.batch_layout.first[index])
+        self.tokens = slice(first, min(width, first + encoding.n_tokens))
+        self.groups = slice(len(encoding.groups))
 
-    def per_group(self, encoding: Encoding) -> Int32[np.ndarray, "layer query group"]:
-        """Count the visible keys of each group."""
-        starts = [group.start for group in encoding.groups]
-        counts = {
-            key: np.add.reduceat(seen.astype(np.int32), starts, axis=1)
-            for key, seen in self._known.items()
-        }
-        return np.stack([counts[id(tensor)] for tensor in self._tensor_of]).astype(np.int32)
+    def stack(
+        self, tensors: dict[int, torch.Tensor], queries: slice, last: slice
+    ) -> Float32[np.ndarray, "layer head query last"]:
+        """Stack the layers of one kind of tensor, for the chosen heads."""
+        cut = (self.index, slice(None), queries, last)
+        return np.stack([tensors[la][cut][self.heads].cpu().numpy() for la in self.layers])
 
-    def ranges(self) -> tuple[Int32[np.ndarray, " row"], Int32[np.ndarray, " row"]]:
-        """Find the first key and the number of keys of each row, over all layers."""
-        seen = np.logical_or.reduce(list(self._known.values()))
-        start = seen.argmax(1)
-        stop = seen.shape[1] - seen[:, ::-1].argmax(1)
-        return start.astype(np.int32), (stop - start).astype(np.int32)
+    def visible(self, n_rows: int) -> Bool[np.ndarray, "layer row key"]:
+        """Return which keys each row sees; layers that share a mask share the memory."""
+        return self._shared(self.recording.visible, slice(n_rows), self.tokens)
+
+    def visible_counts(self) -> Int32[np.ndarray, "layer query group"]:
+        """Return how many keys of each group every query sees."""
+        counts = self.recording.visible_counts
+        return self._shared(counts, self.tokens, self.groups).astype(np.int32)
+
+    def errors(self) -> Float32[np.ndarray, " layer"]:
+        """Return the worst relative error of each layer for this record."""
+        errors = self.recording.certificate.errors
+        return np.asarray([float(errors[layer][self.index]) for layer in self.layers], np.float32)
+
+    def _shared(self, tensors: dict[int, torch.Tensor], queries: slice, last: slice) -> np.ndarray:
+        """Fetch each distinct tensor once."""
+        fetched: dict[int, np.ndarray] = {}
+        for layer in self.layers:
+            tensor = tensors[layer]
+            if id(tensor) not in fetched:
+                fetched[id(tensor)] = tensor[self.index, queries, last].cpu().numpy()
+        if len(fetched) == 1:
+            (only,) = fetched.values()
+            return np.broadcast_to(only, (len(self.layers), *only.shape))
+        return np.stack([fetched[id(tensors[layer])] for layer in self.layers])
+
+
+def _count_groups(
+    seen: Bool[np.ndarray, "layer row key"], encoding: Encoding
+) -> Int32[np.ndarray, "layer row group"]:
+    """Count the visible keys of each group, once where all layers see the same."""
+    starts = [group.start for group in encoding.groups]
+    distinct = seen[:1] if seen.strides[0] == 0 else seen
+    counts = np.add.reduceat(distinct, starts, axis=2, dtype=np.int32)
+    return np.ascontiguousarray(np.broadcast_to(counts, (*seen.shape[:2], len(starts))))
 
 
 def _ragged(
     weights: Float32[np.ndarray, "layer head row key"],
-    seen: _Seen,
+    seen: Bool[np.ndarray, "layer row key"],
     queries: Int32[np.ndarray, " row"],
     wanted: Bool[np.ndarray, " row"],
 ) -> Rows:
     """Leave out the keys that no layer sees, and write the rows one after another."""
-    start, length = (values[wanted] for values in seen.ranges())
+    any_layer: np.ndarray = (seen[0] if seen.strides[0] == 0 else seen.any(0))[wanted]
+    start = any_layer.argmax(1).astype(np.int32)
+    length = (any_layer.shape[1] - any_layer[:, ::-1].argmax(1) - start).astype(np.int32)
     keys = np.arange(weights.shape[-1])
     inside = (keys >= start[:, None]) & (keys < (start + length)[:, None])
-    flat = weights[:, :, wanted].reshape(*weights.shape[:2], -1)[:, :, inside.ravel()]
-    return Rows(queries=queries[wanted], start=start, length=length, weights=flat)
+    return Rows(queries[wanted], start, length, weights[:, :, wanted][:, :, inside])

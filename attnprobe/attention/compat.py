@@ -36,7 +36,7 @@ class AttentionCall:
     value: torch.Tensor
     """[batch, KV head, key, value size]"""
     mask: torch.Tensor | None
-    """Boolean (True = visible) or additive, [batch or 1, head or 1, query, key]; None = `causal`."""
+    """Boolean (True = visible) or additive, [batch or 1, head or 1, query, key]; None: `causal`."""
     scaling: float
     causal: bool
     """Whether, without a mask, a query sees only the keys up to itself."""

@@ -23,6 +23,7 @@ from attnprobe.attention.compat import (
 )
 from attnprobe.attention.rows import (
     Layout,
+    count_visible,
     pooled_masses,
     softmax_rows,
     sum_over_spans,
@@ -63,6 +64,8 @@ class Recording:
     """{layer: [batch, head, query, span]}; rows of pads are NaN."""
     visible: dict[int, torch.Tensor] = field(default_factory=dict)
     """{layer: [batch, chosen query, key]} boolean: what the real mask let each row see."""
+    visible_counts: dict[int, torch.Tensor] = field(default_factory=dict)
+    """{layer: [batch, query, span]}: with `pooled`, how many keys the mask left visible."""
     layout: Layout | None = None
     """Where the tokens of each example lie."""
     _batch: "_Batch | None" = None
@@ -106,6 +109,7 @@ class Recording:
             pooled_probes = pooled[examples, :, probe_columns].transpose(1, 2)
             summed = sum_over_spans(at_probes, batch.edges)
             error = error.maximum(pool_errors(pooled_probes, summed))
+            self.visible_counts[call.layer] = batch.counts(call)
             self.pooled[call.layer] = batch.blank_pads(batch.blank_spans(pooled))
         self.visible[call.layer] = visible[:, 0, : batch.n_chosen]
         self.certificate.errors[call.layer] = error
@@ -148,19 +152,26 @@ class Recording:
         if "full" in self.keep:
             self.full = {layer: self._square(rows) for layer, rows in self.rows.items()}
 
-    def _square(self, rows: torch.Tensor) -> torch.Tensor:
-        """Lay chosen rows (all tokens of each example) out over the columns of the batch."""
-        batch = self._checked_square()
-        examples, heads, _, width = rows.shape
-        square = rows.new_full((examples, heads, width, width), torch.nan)
-        for index, (first, length) in enumerate(batch):
-            square[index, :, first : first + length] = rows[index, :, :length]
-        return square
+    @property
+    def batch_layout(self) -> Layout:
+        """Where the tokens of each example lie.
 
-    def _checked_square(self) -> list[tuple[int, int]]:
+        Raises:
+            CertificateError: If no forward pass was recorded.
+        """
         if self.layout is None:
             raise CertificateError("no forward pass was recorded", where=self.model)
-        return list(zip(self.layout.first.tolist(), self.layout.length.tolist(), strict=True))
+        return self.layout
+
+    def _square(self, rows: torch.Tensor) -> torch.Tensor:
+        """Lay chosen rows (all tokens of each example) out over the columns of the batch."""
+        layout = self.batch_layout
+        examples, heads, _, width = rows.shape
+        square = rows.new_full((examples, heads, width, width), torch.nan)
+        places = zip(layout.first.tolist(), layout.length.tolist(), strict=True)
+        for index, (first, length) in enumerate(places):
+            square[index, :, first : first + length] = rows[index, :, :length]
+        return square
 
 
 @contextmanager
@@ -264,6 +275,7 @@ class _Batch:
     unreal_spans: torch.Tensor | None
     pads: torch.Tensor | None
     _seen: list[tuple[torch.Tensor | None, bool, torch.Tensor]] = field(default_factory=list)
+    _counted: list[tuple[torch.Tensor | None, bool, torch.Tensor]] = field(default_factory=list)
 
     def visible(self, call: AttentionCall) -> torch.Tensor:
         """Return which keys the rows see; layers that share a mask share the answer."""
@@ -273,6 +285,15 @@ class _Batch:
         visible = visible_keys(call, self.columns)
         self._seen.append((call.mask, call.causal, visible))
         return visible
+
+    def counts(self, call: AttentionCall) -> torch.Tensor:
+        """Return how many keys of each span every query sees, shared like `visible`."""
+        for mask, causal, counts in self._counted:
+            if mask is call.mask and causal == call.causal:
+                return counts
+        counts = count_visible(call, self.edges)
+        self._counted.append((call.mask, call.causal, counts))
+        return counts
 
     def blank_spans(self, masses: torch.Tensor) -> torch.Tensor:
         """Set the spans that an example does not have to NaN."""
@@ -296,18 +317,16 @@ def _plan(recording: Recording, layout: Layout) -> _Batch:
     spans = recording.spans if recording.spans is not None else [[] for _ in lengths]
     _check_inside(queries, spans, lengths)
     n_chosen = max(len(row) for row in queries)
-    probes = [_probes(row, length) for row, length in zip(queries, lengths, strict=True)]
-    extra = n_chosen == 0 or min(len(row) for row in queries) < N_PROBES
-    if extra:
-        filled = [[*row, *[row[0] if row else 0] * (n_chosen - len(row))] for row in queries]
-        columns, _ = layout.columns([[*a, *b] for a, b in zip(filled, probes, strict=True)])
-        probe_index = torch.arange(n_chosen, columns.shape[1], device=columns.device)
+    filled = [[*row, *[0] * (n_chosen - len(row))] for row in queries]
+    fewest = min(len(row) for row in queries)
+    if fewest < N_PROBES:
+        columns, _ = layout.columns(
+            [[*row, *_probes(length)] for row, length in zip(filled, lengths, strict=True)]
+        )
+        probes = torch.arange(n_chosen, n_chosen + N_PROBES, device=columns.device)
     else:
-        columns, _ = layout.columns(queries)
-        fewest = min(len(row) for row in queries)
-        probe_index = torch.linspace(0, fewest - 1, N_PROBES, device=columns.device).long()
-        filled = [[*row, *[row[-1]] * (n_chosen - len(row))] for row in queries]
         columns, _ = layout.columns(filled)
+        probes = torch.linspace(0, fewest - 1, N_PROBES, device=columns.device).long()
     _, real = layout.columns(queries)
     edges, real_edges = layout.columns([[edge for span in row for edge in span] for row in spans])
     at = torch.arange(layout.width, device=layout.first.device)
@@ -317,7 +336,7 @@ def _plan(recording: Recording, layout: Layout) -> _Batch:
         width=layout.width,
         columns=columns,
         n_chosen=n_chosen,
-        probes=probe_index,
+        probes=probes,
         unreal=None if bool(real.all()) else ~real,
         edges=edges,
         unreal_spans=None if bool(real_edges.all()) else ~real_edges[:, ::2],
@@ -325,7 +344,7 @@ def _plan(recording: Recording, layout: Layout) -> _Batch:
     )
 
 
-def _probes(row: Sequence[int], length: int) -> list[int]:
+def _probes(length: int) -> list[int]:
     """Spread probe queries over an example, away from its trivial first row."""
     return [round(length - 1 - i * (length - 1) / N_PROBES) for i in range(N_PROBES)]
 

@@ -66,6 +66,30 @@ def visible_keys(
     return _pick(visible.expand(len(columns), -1, -1, -1), columns)
 
 
+def count_visible(
+    call: AttentionCall,
+    edges: Int[torch.Tensor, "batch edge"],
+) -> Int[torch.Tensor, "batch query span"]:
+    """Count the keys of each span that the mask leaves visible, for every query of the batch.
+
+    Args:
+        call: The attention call.
+        edges: Start and stop columns of each span, one pair after the other.
+
+    Returns:
+        Counts, in the layout of the batch (rows of pads mean nothing).
+    """
+    start, stop = edges[:, None, 0::2], edges[:, None, 1::2]
+    queries = torch.arange(call.query.shape[2], device=edges.device)
+    if call.mask is None:
+        reach = queries + 1 if call.causal else queries * 0 + call.key.shape[2]
+        return (reach[None, :, None].minimum(stop) - start).clamp_min(0)
+    visible = visible_keys(call, queries.expand(len(edges), -1))[:, 0]
+    running = torch.nn.functional.pad(visible.int().cumsum(-1), (1, 0))
+    at_edges = running.gather(-1, edges[:, None].expand(-1, len(queries), -1))
+    return at_edges[..., 1::2] - at_edges[..., 0::2]
+
+
 def softmax_rows(
     call: AttentionCall,
     columns: Int[torch.Tensor, "batch query"],
