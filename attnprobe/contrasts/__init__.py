@@ -2,6 +2,6 @@
 
 from attnprobe.contrasts.comparing import MIN_UNITS, compare
 from attnprobe.contrasts.result import Contrast
-from attnprobe.contrasts.styles import contrast, pair_items
+from attnprobe.contrasts.styles import contrast, pair_items, select_styles
 
-__all__ = ["MIN_UNITS", "Contrast", "compare", "contrast", "pair_items"]
+__all__ = ["MIN_UNITS", "Contrast", "compare", "contrast", "pair_items", "select_styles"]

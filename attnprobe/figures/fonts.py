@@ -1,0 +1,88 @@
+"""Fonts: every label gets its glyphs, or the reader is told which are missing."""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
+
+BASE = "DejaVu Sans"
+"""Comes with matplotlib, so figures look the same everywhere."""
+_CJK = (
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "Source Han Sans CN",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "SimHei",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Heiti SC",
+    "Noto Sans CJK JP",
+    "Droid Sans Fallback",
+    "Arial Unicode MS",
+)
+"""Fonts with Chinese glyphs, the plainest first."""
+_NO_GLYPHS = ("Last Resort",)
+"""Fonts that cover everything with boxes that say only which glyph is missing."""
+
+
+def families(texts: Iterable[str]) -> list[str]:
+    """Choose fonts that hold every character, the base font first.
+
+    Args:
+        texts: All that will be drawn.
+
+    Returns:
+        Font families in the order in which to look for a glyph.
+
+    Warns:
+        UserWarning: Once, if no installed font has some of the characters.
+    """
+    missing = {sign for text in texts for sign in text if sign.isprintable()}
+    chosen: list[str] = []
+    for family in (BASE, *_candidates()):
+        found = missing & _glyphs(family) if missing else set()
+        if found or family == BASE:
+            chosen.append(family)
+            missing -= found
+        if not missing:
+            return chosen
+    warnings.warn(
+        f"no installed font has the characters {''.join(sorted(missing)[:12])!r}, which will be "
+        "drawn as boxes; install a font that has them (for Chinese on Debian: "
+        "apt install fonts-noto-cjk) and draw again",
+        UserWarning,
+        stacklevel=3,
+    )
+    return chosen
+
+
+def _candidates() -> list[str]:
+    """List installed families, those known to hold Chinese first."""
+    installed = {entry.name for entry in font_manager.fontManager.ttflist}
+    rest = sorted(
+        name
+        for name in installed - set(_CJK) - {BASE}
+        if not name.startswith((*_NO_GLYPHS, "STIX", "cm", "DejaVu"))
+    )
+    return [name for name in _CJK if name in installed] + rest
+
+
+@cache
+def _glyphs(family: str) -> frozenset[str]:
+    path = font_manager.findfont(family, fallback_to_default=False)
+    # A collection (.ttc) is read by its first face; the faces of one family hold the same signs.
+    return frozenset(map(chr, FT2Font(path).get_charmap()))
+
+
+@contextmanager
+def already_warned() -> Iterator[None]:
+    """Silence matplotlib's warning per missing glyph, after `families` has said it once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
