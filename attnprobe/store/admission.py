@@ -47,6 +47,12 @@ def _partition(capture: Capture, where: str) -> None:
             got=[(span.start, span.stop) for span in encoding.spans],
             expected=f"0 to {encoding.n_tokens} without gap or overlap",
         )  # fmt: skip
+    if encoding.n_prompt < 1 or encoding.n_prompt > encoding.n_tokens:
+        raise StoreError(
+            "the prompt must hold at least one token, and no more than there are",
+            where=where,
+            got=encoding.n_prompt,
+        )
     if len(encoding.texts) != encoding.n_tokens:
         raise StoreError(
             "token texts are missing", where=where, got=len(encoding.texts),

@@ -12,7 +12,6 @@ A row over n keys sums to 1 within √n / levels, because Σ√w ≤ √n (Cauch
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from jaxtyping import Float32, Num
@@ -95,15 +94,13 @@ def encode(
     return scaled.astype(code.dtype)
 
 
-@cache
-def decoding_table(name: str) -> Float32[np.ndarray, " code"]:
-    """Every value that an integer code can mean, correctly rounded to float32."""
-    levels = CODES[name].levels
-    table = ((np.arange(levels + 1) / levels) ** 2).astype(np.float32)
-    table.flags.writeable = False
-    return table
-
-
 def decode(codes: Num[np.ndarray, "*shape"], code: Code) -> Float32[np.ndarray, "*shape"]:
-    """Turn codes back into probabilities."""
-    return decoding_table(code.name)[codes] if code.levels else codes.astype(np.float32)
+    """Turn codes back into probabilities.
+
+    The arithmetic is float32 throughout, so that every reader gets the same bits.
+    """
+    values = codes.astype(np.float32)
+    if code.levels:
+        values /= np.float32(code.levels)
+        values *= values
+    return values

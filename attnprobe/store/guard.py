@@ -6,9 +6,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from h5py import h5a, h5d, h5l, h5o, h5t  # pyright: ignore[reportAttributeAccessIssue]
 
 from attnprobe.errors import FormatError
-from attnprobe.store.layout import BY_NAME, FILTERS, GZIP_LEVEL, MAX_CHUNK_BYTES, RAGGED, Column
+from attnprobe.store.layout import BY_NAME, FILTERS, GZIP_LEVEL, MAX_CHUNK_BYTES, Column
 from attnprobe.store.manifest import Receipt
 from attnprobe.store.publish import sha256
 
@@ -30,12 +31,12 @@ def check_sealed(path: Path, receipt: Receipt) -> None:
     try:
         size = path.stat().st_size
         if size != receipt.bytes:
-            raise _fault(path, "the size is not the receipt's", f"{size} bytes", receipt.bytes)
+            raise fault(path, "the size is not the receipt's", f"{size} bytes", receipt.bytes)
         digest = sha256(path)
     except OSError as error:
-        raise _fault(path, "the shard cannot be read", error) from error
+        raise fault(path, "the shard cannot be read", error) from error
     if digest != receipt.sha256:
-        raise _fault(
+        raise fault(
             path, "the content is not what was sealed", f"SHA-256 {digest[:12]}…",
             f"{receipt.sha256[:12]}…",
         )  # fmt: skip
@@ -57,7 +58,7 @@ def open_checked(path: Path, counts: Mapping[str, int], n_layers: int, n_heads: 
     try:
         file = h5py.File(path, "r", locking=False)
     except (OSError, RuntimeError) as error:
-        raise _fault(path, "this is no readable HDF5 file", error) from error
+        raise fault(path, "this is no readable HDF5 file", error) from error
     try:
         lengths = dict(counts) | {"layer": n_layers, "head": n_heads}
         found = dict(_walk(path, file))
@@ -65,7 +66,7 @@ def open_checked(path: Path, counts: Mapping[str, int], n_layers: int, n_heads: 
             _check_column(path, column, found.get(column.name), lengths)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         file.close()
-        raise _fault(path, "the file's structure cannot be read", error) from error
+        raise fault(path, "the file's structure cannot be read", error) from error
     except BaseException:
         file.close()
         raise
@@ -79,40 +80,41 @@ def _walk(path: Path, file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
     _check_attributes(path, "/", file)
     while pending:
         prefix, group, depth = pending.pop()
-        for name in group:
+        for name in map(str, group):
             n_seen, where = n_seen + 1, f"{prefix}/{name}"
             if n_seen > MAX_OBJECTS or depth >= MAX_DEPTH:
-                raise _fault(path, "there are too many objects", where)
-            if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-                raise _fault(path, f"{where} is a soft or external link", expected="hard links")
-            kind = h5py.h5o.get_info(group.id, name.encode()).type
-            if kind not in (h5py.h5o.TYPE_GROUP, h5py.h5o.TYPE_DATASET):
-                raise _fault(path, f"{where} is neither group nor dataset")
-            member = group[name]
-            _check_attributes(path, where, member)
+                raise fault(path, "there are too many objects", where)
+            link = name.encode("utf-8", "surrogateescape")
+            if group.id.links.get_info(link).type != h5l.TYPE_HARD:
+                raise fault(path, f"{where} is a soft or external link", expected="hard links")
+            kind = h5o.get_info(group.id, link).type
+            member = group[name] if kind in (h5o.TYPE_GROUP, h5o.TYPE_DATASET) else None
             if isinstance(member, h5py.Group):
                 pending.append((where, member, depth + 1))
-            else:
+            elif isinstance(member, h5py.Dataset):
                 _check_dataset(path, where, member)
                 yield where, member
+            else:
+                raise fault(path, f"{where} is neither group nor dataset")
+            _check_attributes(path, where, member)
 
 
 def _check_attributes(path: Path, where: str, owner: h5py.Group | h5py.Dataset) -> None:
-    if h5py.h5a.get_num_attrs(owner.id) > MAX_OBJECTS:
-        raise _fault(path, f"{where} has too many attributes")
-    for index in range(h5py.h5a.get_num_attrs(owner.id)):
-        attribute = h5py.h5a.open(owner.id, index=index)
+    if h5a.get_num_attrs(owner.id) > MAX_OBJECTS:
+        raise fault(path, f"{where} has too many attributes")
+    for index in range(h5a.get_num_attrs(owner.id)):
+        attribute = h5a.open(owner.id, index=index)
         _check_type(path, f"attribute {attribute.name.decode()!r} of {where}", attribute.get_type())
         if attribute.get_storage_size() > MAX_ATTRIBUTE_BYTES:
-            raise _fault(path, f"an attribute of {where} is too large")
+            raise fault(path, f"an attribute of {where} is too large")
 
 
-def _check_type(path: Path, where: str, kind: h5py.h5t.TypeID) -> None:
-    good = isinstance(kind, (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID)) or (
-        isinstance(kind, h5py.h5t.TypeStringID) and not kind.is_variable_str()
+def _check_type(path: Path, where: str, kind: h5t.TypeID) -> None:
+    good = isinstance(kind, (h5t.TypeIntegerID, h5t.TypeFloatID)) or (
+        isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
     )
     if not good:
-        raise _fault(
+        raise fault(
             path, f"{where} has a forbidden type", type(kind).__name__,
             "integers, floats or fixed-length text",
         )  # fmt: skip
@@ -121,38 +123,38 @@ def _check_type(path: Path, where: str, kind: h5py.h5t.TypeID) -> None:
 def _check_dataset(path: Path, where: str, dataset: h5py.Dataset) -> None:
     _check_type(path, where, dataset.id.get_type())
     plist = dataset.id.get_create_plist()
-    if plist.get_external_count() or plist.get_layout() != h5py.h5d.CHUNKED:
-        raise _fault(
+    if plist.get_external_count() or plist.get_layout() != h5d.CHUNKED:
+        raise fault(
             path, f"{where} is stored outside or not in chunks", expected="chunks in this file"
         )
     filters = [plist.get_filter(index) for index in range(plist.get_nfilters())]
     if [number for number, *_ in filters] != [number for number, _ in FILTERS] or (
         tuple(filters[1][2]) != (GZIP_LEVEL,)
     ):
-        raise _fault(
+        raise fault(
             path, f"{where} has other filters", [name.decode() for *_, name in filters],
             f"shuffle, deflate {GZIP_LEVEL}, fletcher32",
         )  # fmt: skip
     chunk_bytes = math.prod(plist.get_chunk()) * dataset.dtype.itemsize
     if chunk_bytes > MAX_CHUNK_BYTES:
-        raise _fault(path, f"{where} has too large chunks", chunk_bytes, MAX_CHUNK_BYTES)
+        raise fault(path, f"{where} has too large chunks", chunk_bytes, MAX_CHUNK_BYTES)
 
 
 def _check_column(
     path: Path, column: Column, dataset: h5py.Dataset | None, lengths: Mapping[str, int]
 ) -> None:
     if dataset is None:
-        raise _fault(path, f"dataset {column.name} is missing")
+        raise fault(path, f"dataset {column.name} is missing")
     expected = tuple(lengths.get(dim, -1) for dim in column.dims)
     known = len(dataset.shape) == len(expected) and all(
         want in (-1, got) for got, want in zip(dataset.shape, expected, strict=True)
     )
     if not known:
-        raise _fault(path, f"{column.name} has another shape", dataset.shape, expected)
+        raise fault(path, f"{column.name} has another shape", dataset.shape, expected)
     kinds = {"text": "S", "code": "uf", "mass": "uf"}
     exact = column.dtype not in kinds and dataset.dtype != np.dtype(column.dtype)
     if exact or (column.dtype in kinds and dataset.dtype.kind not in kinds[column.dtype]):
-        raise _fault(path, f"{column.name} has another type", dataset.dtype, column.dtype)
+        raise fault(path, f"{column.name} has another type", dataset.dtype, column.dtype)
     _check_chunks(path, column.name, dataset)
 
 
@@ -160,9 +162,9 @@ def _check_chunks(path: Path, where: str, dataset: h5py.Dataset) -> None:
     """Every chunk must be there, with its checksum, so that no size is a bare claim."""
     sizes: list[int] = []
 
-    def visit(chunk: h5py.h5d.StoreInfo) -> None:
+    def visit(chunk: h5d.StoreInfo) -> None:
         if chunk.filter_mask & ~DEFLATE_SKIPPED:
-            raise _fault(path, f"a chunk of {where} goes without its filters")
+            raise fault(path, f"a chunk of {where} goes without its filters")
         sizes.append(chunk.size)
 
     if dataset.size:
@@ -172,25 +174,16 @@ def _check_chunks(path: Path, where: str, dataset: h5py.Dataset) -> None:
         -(-length // chunk) for length, chunk in zip(dataset.shape, chunks, strict=True)
     )
     if len(sizes) != (wanted if dataset.size else 0):
-        raise _fault(path, f"chunks of {where} are missing", len(sizes), wanted)
+        raise fault(path, f"chunks of {where} are missing", len(sizes), wanted)
     stored = min(sum(sizes), path.stat().st_size)
     if dataset.size and wanted * math.prod(chunks) * dataset.dtype.itemsize > (
         (stored + 64 * wanted) * MAX_INFLATION
     ):
-        raise _fault(path, f"{where} claims more than it stores", dataset.shape)
+        raise fault(path, f"{where} claims more than it stores", dataset.shape)
 
 
-def counts_of(file: h5py.File) -> dict[str, int]:
-    """Read off the length of each ragged axis and of `record`, where there is no receipt."""
-    lengths = {
-        column.axis: file[column.name].shape[-1]
-        for column in BY_NAME.values()
-        if column.axis in RAGGED
-    }
-    return lengths | {"record": file["/record/id"].shape[0]}
-
-
-def _fault(path: Path, what: str, got: object = None, expected: object = None) -> FormatError:
+def fault(path: Path, what: str, got: object = None, expected: object = None) -> FormatError:
+    """Word the refusal of a shard."""
     return FormatError(
         what, where=str(path), got=got, expected=expected,
         fix="the shard was damaged or not written by attnprobe; fetch it again, or delete it "

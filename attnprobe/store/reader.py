@@ -1,6 +1,6 @@
 """Opens a run for reading: listing without a shard, then records as labelled arrays."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,11 @@ from attnprobe.types import Encoding
 
 Numbers = int | np.integer[Any] | Iterable[int] | None
 """Layers or heads by their number in the model; None means all that are stored."""
+
+LISTED = (
+    "item", "style", "task", "split", "n_prompt", "n_tokens", "n_steps", "worst_error", "shard",
+)  # fmt: skip
+"""Columns of `Run.records`."""
 
 MAX_OPEN_SHARDS = 8
 
@@ -77,16 +82,13 @@ class Run:
     @cached_property
     def records(self) -> pd.DataFrame:
         """The records of all sealed chunks, in the order of the plan, indexed by id."""
-        columns: dict[str, list[Any]] = {name: [] for name in (*RECORD_COLUMNS, "shard")}
-        for receipt in self.receipts:
-            for name in RECORD_COLUMNS:
-                columns[name] += receipt.records[name]
-            columns["shard"] += [shard_name(receipt.chunk)] * len(receipt.ids)
-        frame = pd.DataFrame(columns)
-        frame.insert(
-            frame.columns.get_loc("n_tokens") + 1, "n_steps", frame.n_tokens - frame.n_prompt
+        listed = {name: self._listed(name) for name in RECORD_COLUMNS if name != "digest"}
+        n_steps = [n - p for n, p in zip(listed["n_tokens"], listed["n_prompt"], strict=True)]
+        shards = [shard_name(receipt.chunk) for receipt in self.receipts for _ in receipt.ids]
+        columns = listed | {"n_steps": n_steps, "shard": shards}
+        return pd.DataFrame(
+            {name: columns[name] for name in LISTED}, pd.Index(listed["id"], name="id")
         )
-        return frame.drop(columns="digest").set_index("id")
 
     def encoding(self, record_id: str) -> Encoding:
         """Return the tokens and spans of a record, exactly as they were captured."""
@@ -157,20 +159,21 @@ class Run:
 
     def info(self) -> dict[str, Any]:
         """Return what the run holds, how much, by which model and settings, and how far it is."""
-        records, plan = self.records, self.manifest.plan
+        plan, errors = self.manifest.plan, self._listed("worst_error")
+        n_tokens, n_prompt = sum(self._listed("n_tokens")), sum(self._listed("n_prompt"))
         return {
             "path": str(self.path),
             "format_version": ".".join(map(str, self.manifest.version)),
             "created": self.manifest.created,
             "complete": self.complete,
             "chunks": {"sealed": len(self.receipts), "planned": len(plan)},
-            "records": {"sealed": len(records), "planned": sum(map(len, plan))},
-            "styles": _counted(records["style"]),
-            "tasks": _counted(records["task"]),
-            "splits": _counted(records["split"]),
-            "items": int(records["item"].nunique()),
-            "tokens": int(records["n_tokens"].sum()),
-            "steps": int(records["n_steps"].sum()),
+            "records": {"sealed": len(errors), "planned": sum(map(len, plan))},
+            "styles": dict(Counter(self._listed("style"))),
+            "tasks": dict(Counter(self._listed("task"))),
+            "splits": dict(Counter(self._listed("split"))),
+            "items": len(set(self._listed("item"))),
+            "tokens": n_tokens,
+            "steps": n_tokens - n_prompt,
             "layers": list(self.layers),
             "heads": list(self.heads),
             "keep": list(self.keep),
@@ -180,7 +183,7 @@ class Run:
                 axis: sum(receipt.counts.get(axis, 0) for receipt in self.receipts)
                 for axis in RAGGED
             },
-            "worst_error": float(records["worst_error"].max()) if len(records) else None,
+            "worst_error": max(errors, default=None),
             "settings_hash": self.manifest.settings_hash,
             "model": self.model,
             "settings": self.settings,
@@ -205,9 +208,12 @@ class Run:
     def __repr__(self) -> str:
         state = "complete" if self.complete else f"{len(self.receipts)} chunks so far"
         return (
-            f"Run('{self.path}', {len(self.records)} records, {len(self.layers)} layers × "
+            f"Run('{self.path}', {len(self._where)} records, {len(self.layers)} layers × "
             f"{len(self.heads)} heads, keep {'+'.join(self.keep)}, {state})"
         )
+
+    def _listed(self, name: str) -> list[Any]:
+        return [entry for receipt in self.receipts for entry in receipt.records[name]]
 
     def _read_receipts(self) -> tuple[Receipt, ...]:
         chunks = range(len(self.manifest.plan))
@@ -289,10 +295,6 @@ def _until(found: list[tuple[int, int]], at: int) -> int:
     while last + 1 < len(found) and found[last + 1] == (number, position + last + 1 - at):
         last += 1
     return found[last][1]
-
-
-def _counted(column: pd.Series) -> dict[str, int]:
-    return {str(name): int(count) for name, count in column.value_counts(sort=False).items()}
 
 
 def _shown(numbers: tuple[int, ...]) -> str:

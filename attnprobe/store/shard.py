@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -15,7 +15,8 @@ from attnprobe.errors import FormatError
 from attnprobe.store import guard
 from attnprobe.store.codes import CODES, Code, decode
 from attnprobe.store.columns import encoding_from, texts_from
-from attnprobe.store.layout import BIG, BY_NAME, COLUMNS, POINTS_INTO, RAGGED
+from attnprobe.store.consistency import check_consistency
+from attnprobe.store.layout import BIG, BY_NAME, COLUMNS, PAIRS_PER_CHUNK, POINTS_INTO, RAGGED
 from attnprobe.store.manifest import RECORD_COLUMNS, Manifest, Receipt
 from attnprobe.store.publish import sha256
 from attnprobe.types import Encoding
@@ -51,7 +52,7 @@ class Shard:
         shard = cls(path, guard.open_checked(path, counts, n_layers, n_heads))
         try:
             shard._check_listed(receipt.ids, manifest)
-            shard._check_extents()
+            check_consistency(shard)
         except BaseException:
             shard.close()
             raise
@@ -60,6 +61,10 @@ class Shard:
     def close(self) -> None:
         """Close the file."""
         self.file.close()
+
+    def dataset(self, name: str) -> h5py.Dataset:
+        """Return a dataset, unread."""
+        return cast(h5py.Dataset, self.file[name])
 
     def column(self, name: str) -> np.ndarray:
         """Return a light column, read once."""
@@ -96,10 +101,10 @@ class Shard:
 
     def code(self, name: str) -> Code:
         """Return the code in which a dataset is stored."""
-        stored = self.file[name].attrs.get("encoding")
+        stored = self.dataset(name).attrs.get("encoding")
         key = stored.decode() if isinstance(stored, bytes) else ""
-        if key not in CODES or self.file[name].dtype != np.dtype(CODES[key].dtype):
-            raise self._fault(f"the encoding of {name} is not known", repr(stored))
+        if key not in CODES or self.dataset(name).dtype != np.dtype(CODES[key].dtype):
+            raise self.fault(f"the encoding of {name} is not known", repr(stored))
         return CODES[key]
 
     def heavy(
@@ -133,7 +138,7 @@ class Shard:
 
     def _block(self, name: str, leading: tuple[tuple[int, ...], ...], extent: slice) -> np.ndarray:
         shape = tuple(map(len, leading))
-        block = np.empty((*shape, extent.stop - extent.start), self.file[name].dtype)
+        block = np.empty((*shape, extent.stop - extent.start), self.dataset(name).dtype)
         if not block.size:
             return block
         for index in np.ndindex(shape[:-1]):
@@ -145,30 +150,21 @@ class Shard:
 
     def _read(self, name: str, selection: tuple[Any, ...]) -> np.ndarray:
         try:
-            return self.file[name][selection]
+            return self.dataset(name)[selection]
         except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise self._fault(f"{name} cannot be read", error) from error
+            raise self.fault(f"{name} cannot be read", error) from error
 
     def _check_listed(self, ids: Sequence[str], manifest: Manifest) -> None:
         stored = [name.decode("utf-8", "replace") for name in self.column("/record/id").tolist()]
         if stored != list(ids):
-            raise self._fault("the records are not those of the receipt")
+            raise self.fault("the records are not those of the receipt")
         for name, expected in (("/layer", manifest.layers), ("/head", manifest.heads)):
             if tuple(self.column(name).tolist()) != expected:
-                raise self._fault(f"{name} is not what the manifest says")
+                raise self.fault(f"{name} is not what the manifest says")
 
-    def _check_extents(self) -> None:
-        """Records must lie one after another on every axis, and rows within their record."""
-        for axis in RAGGED:
-            starts, counts = (self.column(f"/record/{axis}_{what}") for what in ("start", "count"))
-            name = next(c.name for c in COLUMNS if c.axis == axis)
-            edges = np.concatenate([[0], np.cumsum(counts)])
-            good = (counts >= 0).all() and (starts == edges[:-1]).all()
-            if not good or edges[-1] != self.file[name].shape[-1]:
-                raise self._fault(f"the records' stretches of `{axis}` do not fit together")
-
-    def _fault(self, what: str, got: object = None) -> FormatError:
-        return guard._fault(self.path, what, got)
+    def fault(self, what: str, got: object = None) -> FormatError:
+        """Word the refusal of this shard."""
+        return guard.fault(self.path, what, got)
 
 
 class Window:
@@ -176,8 +172,8 @@ class Window:
 
     def __init__(self, shard: Shard, name: str, leading: tuple[tuple[int, ...], ...]) -> None:
         self.shard, self.name, self.leading = shard, name, leading
-        dataset = shard.file[name]
-        self.chunk, self.length = dataset.chunks[-1], dataset.shape[-1]
+        dataset = shard.dataset(name)
+        self.chunk, self.length = PAIRS_PER_CHUNK, dataset.shape[-1]
         per_position = 4 * int(np.prod([len(positions) for positions in leading]))
         self.ahead = max(WINDOW_BYTES // max(per_position, 1) // self.chunk, 1) * self.chunk
         self.start = self.stop = 0
@@ -230,12 +226,12 @@ def record_crc(shard: Shard, record: int) -> int:
         if not column.in_crc:
             continue
         if column.name not in BIG:
-            crc = zlib.crc32(np.ascontiguousarray(shard.part(column.name, record)), crc)
+            crc = zlib.crc32(np.ascontiguousarray(shard.part(column.name, record)).data, crc)
             continue
         extent = shard.extent(column.axis, record)
-        for layer in range(shard.file[column.name].shape[0]):
+        for layer in range(shard.dataset(column.name).shape[0]):
             block = shard._read(column.name, (layer, ..., extent))
-            crc = zlib.crc32(np.ascontiguousarray(block), crc)
+            crc = zlib.crc32(np.ascontiguousarray(block).data, crc)
     return crc
 
 
@@ -250,14 +246,15 @@ def receipt_from_shard(path: Path, manifest: Manifest, chunk: int) -> Receipt:
     try:
         planned = manifest.plan[chunk]
         shard._check_listed([record.id for record in planned], manifest)
-        shard._check_extents()
+        check_consistency(shard)
         if [d.decode() for d in shard.column("/record/digest")] != [r.digest for r in planned]:
-            raise shard._fault("the records were encoded otherwise than planned")
+            raise shard.fault("the records were encoded otherwise than planned")
         for record in range(len(planned)):
-            if record_crc(shard, record) != int(shard.column("/record/crc32")[record]):
-                raise shard._fault(f"record '{planned[record].id}' is damaged")
+            if record_crc(shard, record) != shard.number("/record/crc32", record):
+                raise shard.fault(f"record '{planned[record].id}' is damaged")
         listed = {name: _listed(shard, name) for name in RECORD_COLUMNS}
-        counts = guard.counts_of(shard.file)
+        counts = {c.axis: shard.dataset(c.name).shape[-1] for c in COLUMNS if c.axis in RAGGED}
+        counts["record"] = len(planned)
     finally:
         shard.close()
     return Receipt(chunk, path.stat().st_size, sha256(path), counts, listed)

@@ -38,7 +38,8 @@ class Growing:
     """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
-        self.dataset, self.chunk, self.dtype = dataset, dataset.chunks[-1], dataset.dtype
+        self.dataset, self.dtype = dataset, dataset.dtype
+        self.chunk = (dataset.chunks or (1,))[-1]
         self.buffer = np.zeros((*dataset.shape[:-1], self.chunk), self.dtype)
         self.filled = self.written = 0
 
@@ -160,7 +161,7 @@ class ShardWriter:
                 layer = f" layer {self.manifest.layers[index[0]]}" if index else ""
                 stored = encode(np.ascontiguousarray(part, np.float32), code, where + layer)
             if column.in_crc:
-                sums[0] = zlib.crc32(np.ascontiguousarray(stored), sums[0])
+                sums[0] = zlib.crc32(np.ascontiguousarray(stored).data, sums[0])
             return stored
 
         with told_plainly(self.path):

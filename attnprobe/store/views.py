@@ -111,11 +111,10 @@ def weights(place: Place, chosen: Selection) -> xr.DataArray:
         raise lacking(place.id, "attention rows", "rows")
     lengths, n_keys = place.part("/row/length"), place.n_tokens
     pairs = place.probabilities("/weights", chosen)
-    row = np.repeat(np.arange(len(queries)), lengths)
-    within = np.arange(len(row)) - np.repeat(place.part("/row/start"), lengths)
-    keys = np.repeat(place.part("/row/key_start"), lengths) + within
+    starts, key_starts = place.part("/row/start"), place.part("/row/key_start")
     dense = np.zeros((*pairs.shape[:2], len(queries), n_keys), np.float32)
-    dense[:, :, row, keys] = pairs
+    for row, (start, key, length) in enumerate(zip(starts, key_starts, lengths, strict=True)):
+        dense[:, :, row, key : key + length] = pairs[..., start : start + length]
     texts, positions = place.token_texts(), np.arange(n_keys)
     key_roles = place.token_roles(positions)
     coords = chosen.coords | {

@@ -8,12 +8,12 @@ from typing import Any
 
 from attnprobe.errors import FormatError, StoreError
 from attnprobe.store.codes import code_named
+from attnprobe.store.compare import differences
 from attnprobe.store.layout import KEEPS, MANIFEST, SHARDS, receipt_name, shard_name
 from attnprobe.store.manifest import (
     Manifest,
     PlannedRecord,
     Receipt,
-    differences,
     plain,
     read_json,
     read_manifest,

@@ -1,0 +1,104 @@
+"""Checks that the light columns of a shard fit together, so that no index leads astray."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import h5py
+import numpy as np
+
+from attnprobe.errors import FormatError
+from attnprobe.store.layout import COLUMNS, POINTS_INTO, RAGGED
+
+
+@runtime_checkable
+class Columns(Protocol):
+    """What is checked: an open shard."""
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a light column."""
+        ...
+
+    def dataset(self, name: str) -> h5py.Dataset:
+        """Return a dataset, unread."""
+        ...
+
+    def fault(self, what: str, got: object = None) -> FormatError:
+        """Word a refusal."""
+        ...
+
+
+def check_consistency(shard: Columns) -> None:
+    """Check every index column of a shard against what it points into.
+
+    Raises:
+        FormatError: Naming the first column that does not fit.
+    """
+    counts = {axis: _check_stretches(shard, axis) for axis in RAGGED}
+    n_tokens, n_prompt = shard.column("/record/n_tokens"), shard.column("/record/n_prompt")
+    for column, axis in POINTS_INTO.items():
+        _check_end_to_end(shard, column, axis)
+
+    def need(good: Any, what: str) -> None:
+        if not np.all(good):
+            raise shard.fault(f"{what} does not fit the record")
+
+    need((n_prompt >= 1) & (n_prompt <= n_tokens), "/record/n_prompt")
+    need(counts["token"] == n_tokens, "/record/token_count")
+    need(counts["step"] == n_tokens - n_prompt, "/record/step_count")
+    for part in ("step_mass", "pooled", "visible"):
+        cells = counts[f"{part}_query"] * counts["group"]
+        need(counts[f"{part}_cell"] == cells, f"/record/{part}_cell_count")
+        _below(shard, f"/{part}_query", counts[f"{part}_query"], n_tokens, need)
+    _below(shard, "/row/query", counts["row"], n_tokens, need)
+    _below(shard, "/sink/position", counts["sink"], n_tokens, need)
+    _below(shard, "/group/span", counts["group"], counts["span"], need)
+    key_start, length = shard.column("/row/key_start"), shard.column("/row/length")
+    row_tokens = np.repeat(n_tokens, counts["row"])
+    need((key_start >= 0) & (length >= 1) & (length <= row_tokens - key_start), "/row/length")
+    for axis in ("span", "group"):
+        _check_partition(shard, axis, counts[axis], n_tokens, need)
+
+
+Need = Callable[[Any, str], None]
+
+
+def _check_stretches(shard: Columns, axis: str) -> np.ndarray:
+    """Records lie one after another on every axis, and fill it."""
+    starts, counts = (shard.column(f"/record/{axis}_{what}") for what in ("start", "count"))
+    name = next(column.name for column in COLUMNS if column.axis == axis)
+    length = shard.dataset(name).shape[-1]
+    good = ((counts >= 0) & (counts <= length)).all()
+    edges = np.concatenate([[0], np.cumsum(counts)])
+    if not good or (starts != edges[:-1]).any() or edges[-1] != length:
+        raise shard.fault(f"the records' stretches of `{axis}` do not fit together")
+    return counts
+
+
+def _check_end_to_end(shard: Columns, column: str, axis: str) -> None:
+    lengths = shard.column(column.replace("start", "length")).astype(np.int64)
+    edges = np.concatenate([[0], np.cumsum(lengths)])
+    total = int(shard.column(f"/record/{axis}_count").sum())
+    if (
+        (lengths < 0).any()
+        or (shard.column(column) != edges[:-1]).any()
+        or (edges[-1] != total and len(lengths))
+    ):
+        raise shard.fault(f"{column} does not run on from entry to entry")
+
+
+def _below(shard: Columns, column: str, counts: np.ndarray, limit: np.ndarray, need: Need) -> None:
+    values = shard.column(column)
+    need((values >= 0) & (values < np.repeat(limit, counts)), column)
+
+
+def _check_partition(
+    shard: Columns, axis: str, counts: np.ndarray, n_tokens: np.ndarray, need: Need
+) -> None:
+    """Each record's spans, or groups, run from 0 to its last token without a gap."""
+    starts, stops = shard.column(f"/{axis}/start"), shard.column(f"/{axis}/stop")
+    ends = np.cumsum(counts)
+    need((counts >= 1) & (n_tokens >= 1), f"/record/{axis}_count")
+    expected = np.concatenate([[0], stops[:-1]])
+    expected[ends - counts] = 0
+    need((starts == expected) & (stops >= starts), f"/{axis}/start")
+    need(stops[ends - 1] == n_tokens, f"/{axis}/stop")
