@@ -106,4 +106,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}there is: {', '.join(names) or 'nothing'}"
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return f"{hint}there is: {', '.join(names[:20]) or 'nothing'}{more}"
