@@ -1,1 +1,55 @@
-"""Where a causal language model looks while it predicts a sequence."""
+"""Where a causal language model looks while it predicts a sequence.
+
+The public names, in the order of the flow: records are read, encoded and captured into a run; a
+run is opened, measured, contrasted and drawn. Everything loads when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnprobe.contrasts import Contrast, contrast
+    from attnprobe.errors import AttnprobeError
+    from attnprobe.measures import measure
+    from attnprobe.models import load_model
+    from attnprobe.records import read_records, write_records
+    from attnprobe.store import Run, open_run
+    from attnprobe.types import Encoding, Record, Segment, Span
+    from attnprobe.workflows.extract import ExtractSettings, extract
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Record": "types",
+    "Segment": "types",
+    "Span": "types",
+    "Encoding": "types",
+    "read_records": "records",
+    "write_records": "records",
+    "load_model": "models",
+    "ExtractSettings": "workflows.extract",
+    "extract": "workflows.extract",
+    "open_run": "store",
+    "Run": "store",
+    "measure": "measures",
+    "Contrast": "contrasts",
+    "contrast": "contrasts",
+    "AttnprobeError": "errors",
+}
+
+__all__ = [
+    "AttnprobeError", "Contrast", "Encoding", "ExtractSettings", "Record", "Run", "Segment", "Span",
+    "contrast", "extract", "load_model", "measure", "open_run", "read_records",
+    "write_records",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from the module it lives in."""
+    if name in _HOME:
+        return getattr(importlib.import_module(f"attnprobe.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'attnprobe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

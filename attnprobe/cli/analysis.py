@@ -1,0 +1,125 @@
+"""`attnprobe contrast` and `attnprobe plot`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from attnprobe.cli.app import app, numbers, say, show_table
+from attnprobe.cli.runs import RunFolder
+
+plot = typer.Typer(
+    help="Draw a figure: .png, .svg or .pdf, by the name's ending.",
+    no_args_is_help=True, rich_markup_mode=None, add_completion=False,
+)  # fmt: skip
+app.add_typer(plot, name="plot")
+
+StyleA = Annotated[str, typer.Option("--a", help="Style that positive differences favour.")]
+StyleB = Annotated[str, typer.Option("--b", help="Style it is held against.")]
+Measure = Annotated[str, typer.Option(help="mass, density, enrichment or sink_mass.")]
+Query = Annotated[str, typer.Option(help="Role of the predicted tokens that look.")]
+Key = Annotated[str, typer.Option(help="Role that is looked at.")]
+By = Annotated[
+    str, typer.Option(help="task: claims about new tasks; item: about these tasks only.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of flips and resamples.")]
+FigureOut = Annotated[Path, typer.Option("-o", "--out", help="fig.png, fig.svg or fig.pdf.")]
+LookName = Annotated[str, typer.Option(help="paper or slides.")]
+Width = Annotated[float | None, typer.Option(help="Width in mm; by the look if not given.")]
+
+
+@app.command()
+def contrast(
+    run: RunFolder,
+    a: StyleA = "coarse",
+    b: StyleB = "stepwise",
+    measure: Measure = "enrichment",
+    query: Query = "answer",
+    key: Key = "history",
+    by: By = "task",
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write the heads to .csv, .nc or .json.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the heads as JSON.")] = False,
+    top: Annotated[int, typer.Option(help="Heads in the table.")] = 10,
+) -> None:
+    """Compare two styles head by head, and say what can be claimed."""
+    from attnprobe.contrasts import contrast as compare_styles
+    from attnprobe.store import open_run
+
+    with open_run(run) as opened:
+        result = compare_styles(
+            opened, a=a, b=b, measure=measure, query=query, key=key, by=_checked_by(by), rng=seed
+        )
+    if out is not None:
+        say(f"wrote {result.save(out)}")
+    rows = result.to_table()
+    if as_json:
+        facts = {**result.describe(), "verdict": result.verdict(), "heads": rows}
+        print(json.dumps(facts, ensure_ascii=False, indent=2))
+        return
+    print(result.verdict())
+    rows.sort(key=lambda row: (row["p_adjusted"], -abs(row["estimate"])))
+    show_table(rows[:top], title=f"{min(top, len(rows))} of {len(rows)} heads, by adjusted p")
+
+
+@plot.command()
+def heads(
+    run: RunFolder,
+    out: FigureOut,
+    a: StyleA = "coarse",
+    b: StyleB = "stepwise",
+    measure: Measure = "enrichment",
+    query: Query = "answer",
+    key: Key = "history",
+    by: By = "task",
+    seed: Seed = 0,
+    look: LookName = "paper",
+    width_mm: Width = None,
+) -> None:
+    """Layers by heads: where two styles differ, significant heads marked."""
+    from attnprobe.contrasts import contrast as compare_styles
+    from attnprobe.figures import draw, save
+    from attnprobe.panels import head_panel
+    from attnprobe.store import open_run
+
+    with open_run(run) as opened:
+        result = compare_styles(
+            opened, a=a, b=b, measure=measure, query=query, key=key, by=_checked_by(by), rng=seed
+        )
+    say(f"wrote {save(draw(head_panel(result), look, width_mm), out)}")
+
+
+@plot.command()
+def segments(
+    run: RunFolder,
+    out: FigureOut,
+    a: StyleA = "coarse",
+    b: StyleB = "stepwise",
+    measure: Measure = "enrichment",
+    layers: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
+    heads: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
+    look: LookName = "paper",
+    width_mm: Width = None,
+) -> None:
+    """Query roles by key roles: each style, and their difference."""
+    from attnprobe.figures import draw, save
+    from attnprobe.panels import segment_panels
+    from attnprobe.store import open_run
+
+    with open_run(run) as opened:
+        panels = segment_panels(
+            opened, a, b, measure,
+            layer=numbers(layers, "--layers"), head=numbers(heads, "--heads"),
+        )  # fmt: skip
+    say(f"wrote {save(draw(panels, look, width_mm), out)}")
+
+
+def _checked_by(by: str) -> Literal["task", "item"]:
+    from attnprobe.errors import SelectionError
+
+    if by == "task" or by == "item":
+        return by
+    raise SelectionError("unknown unit of inference", where="--by", got=by, expected="task or item")

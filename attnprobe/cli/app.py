@@ -1,0 +1,160 @@
+"""The application object, its errors and exit codes, and what the commands share."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from attnprobe import __version__
+from attnprobe.errors import AttnprobeError, SelectionError
+
+INTERRUPTED = 130
+
+
+class _Group(TyperGroup):
+    """Turn attnprobe's errors into a message on stderr and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except AttnprobeError as error:
+            say(f"error: {error}")
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            say("interrupted; what was sealed stays, and the same command continues")
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    name="attnprobe",
+    cls=_Group,
+    help="Show where a causal language model looks while it predicts a sequence, over a dataset, "
+    "and whether that differs between two ways of prompting.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"attnprobe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True,
+                                 help="Show the version and exit."),
+) -> None:  # fmt: skip
+    """Options that every command has."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a C locale must not lose Chinese text
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # pyright: ignore
+
+
+def say(words: str) -> None:
+    """Print words for a person, to stderr."""
+    print(words, file=sys.stderr, flush=True)
+
+
+def show_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
+    """Print rows as a table, to stdout."""
+    table = Table(title=title or None, title_justify="left")
+    for name in rows[0] if rows else ():
+        table.add_column(str(name), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console(soft_wrap=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Show records per second."""
+        return Text(f"{task.speed:.2f} records/s" if task.speed else "– records/s")
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar with records per second and the time left, on stderr.
+
+    Yields:
+        A function to call with records done and records in all.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task(title, total=None)
+        begun = False
+
+        def update(done: int, total: int) -> None:
+            nonlocal begun
+            if not begun:  # what was sealed before says nothing about this run's speed
+                progress.reset(bar, total=total, completed=done)
+                begun = True
+            progress.update(bar, completed=done, total=total)
+
+        yield update
+
+
+def numbers(text: str | None, option: str) -> tuple[int, ...] | None:
+    """Read a selection such as `0,5-7`.
+
+    Args:
+        text: Numbers and ranges, separated by commas; both ends of a range belong to it.
+        option: The option's name, for the error message.
+
+    Returns:
+        The numbers, ascending and once each; None for no selection.
+
+    Raises:
+        SelectionError: If the text is no selection.
+    """
+    if text is None:
+        return None
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise SelectionError(
+                "no selection of numbers", where=option, got=text, expected="such as 0,5-7"
+            )
+        if dash and int(last) < int(first):
+            raise SelectionError("a range that runs backwards", where=option, got=part.strip())
+        chosen |= set(range(int(first), int(last or first) + 1))
+    return tuple(sorted(chosen))
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Read names separated by commas; None for no selection."""
+    if text is None:
+        return None
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -1,0 +1,86 @@
+"""`attnprobe extract` and `attnprobe info`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnprobe.cli.app import app, numbers, progress_bar, say, show_table
+
+RunFolder = Annotated[Path, typer.Argument(help="A run's folder.", metavar="RUN")]
+
+
+@app.command()
+def extract(
+    data: Annotated[Path, typer.Argument(help="A dataset, JSON lines.", metavar="DATA")],
+    model: Annotated[str, typer.Option("-m", "--model", help="A known name, folder or hub id.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="rows (default), steps, pooled or full; repeatable."),
+    ] = None,
+    decode: Annotated[str, typer.Option(help="gold: the record's own target.")] = "gold",
+    layers: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
+    heads: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
+    encoding: Annotated[str, typer.Option(help="u16, u8 or f32.")] = "u16",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="auto, or records per forward pass.")] = "auto",
+    records_per_chunk: Annotated[int, typer.Option(help="Most records in one shard.")] = 64,
+    overwrite: Annotated[bool, typer.Option(help="Replace a run that is there.")] = False,
+) -> None:
+    """Capture a model's attention over a dataset. The same command again continues a run."""
+    from attnprobe.errors import SelectionError
+    from attnprobe.workflows.extract import ExtractSettings
+    from attnprobe.workflows.extract import extract as run_extract
+
+    if batch_size != "auto" and not batch_size.isdecimal():
+        raise SelectionError("no number of records", where="--batch-size", got=batch_size)
+    settings = ExtractSettings(
+        keep=tuple(keep or ["rows"]),
+        decode=decode,
+        layers=numbers(layers, "--layers"),
+        heads=numbers(heads, "--heads"),
+        encoding=encoding,
+        device=device,
+        dtype=dtype,
+        batch_size=None if batch_size == "auto" else int(batch_size),
+        records_per_chunk=records_per_chunk,
+    )
+    quiet_libraries()
+    with progress_bar(f"extract {data.name}") as progress:
+        run = run_extract(data, model, out, settings, overwrite=overwrite, on_progress=progress)
+    say(f"{out}: {len(run.records)} records, worst certificate {run.records.worst_error.max():.1e}")
+
+
+@app.command()
+def info(
+    run: RunFolder,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show what a run holds, by which model and settings, and how far it is."""
+    from attnprobe.store import open_run
+
+    with open_run(run) as opened:
+        facts = opened.info()
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False, indent=2))
+        return
+    show_table([{"what": key, "value": _worded(value)} for key, value in facts.items()])
+
+
+def _worded(value: object) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_worded(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(str(inner) for inner in value)
+    return str(value)
+
+
+def quiet_libraries() -> None:
+    """Leave the screen to one progress bar."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

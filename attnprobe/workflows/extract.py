@@ -1,0 +1,224 @@
+"""A dataset and a model → a run on disk."""
+
+import importlib.metadata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from attnprobe.attention import check_canary
+from attnprobe.capturing import KEEPS, CaptureSettings, capture
+from attnprobe.encode import encode
+from attnprobe.errors import RecordError, SelectionError, nearest
+from attnprobe.models import LoadedModel, load_model
+from attnprobe.records import read_records
+from attnprobe.store import CODES, PlannedRecord, Run, RunWriter, open_run
+from attnprobe.types import Encoding, Record
+
+RECORDS_PER_CHUNK = 64
+TOKENS_PER_CHUNK = 32_768
+"""About a minute of work for a small model on two cores."""
+
+_RECORDED_VERSIONS = ("torch", "transformers")
+
+Data = str | Path | Sequence[Record]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractSettings:
+    """Everything that shapes what a run holds."""
+
+    keep: tuple[str, ...] = ("rows",)
+    """`rows` (the steps' softmax rows), `steps` (the same, summed over key groups), `pooled` (mass
+    on key groups for every query), `full` (every row)."""
+    decode: str = "gold"
+    """`gold`: the model is shown the record's own target."""
+    layers: tuple[int, ...] | None = None
+    """Layers to capture; all if None."""
+    heads: tuple[int, ...] | None = None
+    """Query heads to capture; all if None."""
+    encoding: str = "u16"
+    """How weights are stored: `u16`, `u8` (square-root codes) or `f32`."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    dtype: str = "auto"
+    """`auto`, `float32`, `bfloat16`, `float16`."""
+    batch_size: int | None = None
+    """Most records in one forward pass; None chooses by device."""
+    records_per_chunk: int = RECORDS_PER_CHUNK
+    """Most records in one shard; a killed run loses at most the shard in flight."""
+
+    def __post_init__(self) -> None:
+        for name in self.keep:
+            if name not in KEEPS:
+                raise SelectionError(
+                    "unknown kind of capture", where="--keep", got=name, fix=nearest(name, KEEPS)
+                )
+        if not self.keep:
+            raise SelectionError("nothing to keep", where="--keep", expected=", ".join(KEEPS))
+        if self.decode != "gold":
+            raise SelectionError("unknown decoding", where="--decode", got=self.decode,
+                                 expected="gold")  # fmt: skip
+        if self.encoding not in CODES:
+            raise SelectionError(
+                "unknown encoding", where="--encoding", got=self.encoding,
+                fix=nearest(self.encoding, CODES),
+            )  # fmt: skip
+        for name in ("batch_size", "records_per_chunk"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SelectionError(
+                    "too small", where=f"--{name.replace('_', '-')}", got=value, expected="≥ 1"
+                )
+
+
+def extract(
+    data: Data,
+    model: str | LoadedModel,
+    out: str | Path,
+    settings: ExtractSettings | None = None,
+    *,
+    overwrite: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Run:
+    """Capture a model's attention over a dataset and store it.
+
+    Every record's capture proves itself before it is stored. A run that was interrupted is
+    continued by the same call, and ends as if it had never stopped.
+
+    Args:
+        data: A JSON lines file (streamed twice: to plan, then to run), or records.
+        model: A model name (see `load_model`), or a loaded model.
+        out: Folder of the run.
+        settings: What to capture.
+        overwrite: Replace a run that is already there.
+        on_progress: Called with records done and records in all.
+
+    Returns:
+        The finished run, opened.
+
+    Raises:
+        RecordError: If the dataset is malformed.
+        EncodeError: If a record does not fit the model.
+        StoreError: If the run cannot be written, or was begun with other settings.
+        CertificateError: If a capture is not what the model used.
+    """
+    settings = settings or ExtractSettings()
+    loaded = (
+        load_model(model, device=settings.device, dtype=settings.dtype)
+        if isinstance(model, str)
+        else model
+    )
+    capture_settings = CaptureSettings(
+        keep=settings.keep,
+        layers=_chosen(settings.layers, loaded.n_layers, "layers"),
+        heads=_chosen(settings.heads, loaded.n_heads, "heads"),
+        batch_size=settings.batch_size or (1 if loaded.device.type == "cpu" else 8),
+    )
+    writer = RunWriter.open(
+        out,
+        settings=_described(settings, capture_settings, loaded),
+        model=loaded.identity(),
+        layers=capture_settings.layers or range(loaded.n_layers),
+        heads=capture_settings.heads or range(loaded.n_heads),
+        chunks=plan(_encodings(data, loaded), settings.records_per_chunk),
+        overwrite=overwrite,
+    )
+    missing = set(writer.missing())
+    sizes = [len(chunk) for chunk in writer.manifest.plan]
+    done = sum(size for chunk, size in enumerate(sizes) if chunk not in missing)
+    on_progress(done, sum(sizes))
+    if missing:
+        check_canary(loaded.model, _as_recorded(settings.keep))
+    for chunk, records in enumerate(_cut(_records(data), sizes)):
+        if chunk not in missing:
+            continue
+
+        def count(n_records: int) -> None:
+            nonlocal done
+            done += n_records
+            on_progress(done, sum(sizes))
+
+        encodings = [encode(r, loaded.tokenizer, max_tokens=loaded.max_tokens) for r in records]
+        with writer.chunk(chunk) as sink:
+            capture(loaded, encodings, capture_settings, sink, count)
+    writer.complete()
+    return open_run(out)
+
+
+def plan(
+    encodings: Iterable[Encoding], records_per_chunk: int = RECORDS_PER_CHUNK
+) -> list[list[PlannedRecord]]:
+    """Divide a dataset into chunks, by its order alone.
+
+    Args:
+        encodings: The dataset; consumed once, one at a time.
+        records_per_chunk: Most records in a chunk; long records make smaller ones.
+
+    Returns:
+        The records of each chunk.
+    """
+    chunks: list[list[PlannedRecord]] = []
+    n_tokens = TOKENS_PER_CHUNK
+    for encoding in encodings:
+        n_tokens += encoding.n_tokens
+        if n_tokens > TOKENS_PER_CHUNK or len(chunks[-1]) == records_per_chunk:
+            chunks.append([])
+            n_tokens = encoding.n_tokens
+        chunks[-1].append(PlannedRecord(encoding.record.id, encoding.digest))
+    return chunks
+
+
+def _records(data: Data) -> Iterator[Record]:
+    return read_records(data) if isinstance(data, str | Path) else iter(data)
+
+
+def _encodings(data: Data, loaded: LoadedModel) -> Iterator[Encoding]:
+    n_records = 0
+    for record in _records(data):
+        encoding = encode(record, loaded.tokenizer, max_tokens=loaded.max_tokens)
+        if encoding.n_steps == 0:
+            raise RecordError(
+                "decoding 'gold' needs a target",
+                where=f"{record.where or 'record'} (id '{record.id}')", fix="add 'target'",
+            )  # fmt: skip
+        n_records += 1
+        yield encoding
+    if n_records == 0:
+        raise RecordError("no records to extract", expected="at least one")
+
+
+def _cut(records: Iterator[Record], sizes: Sequence[int]) -> Iterator[list[Record]]:
+    for size in sizes:
+        yield list(islice(records, size))
+
+
+def _chosen(numbers: tuple[int, ...] | None, n: int, what: str) -> tuple[int, ...] | None:
+    if numbers is None:
+        return None
+    if outside := [number for number in numbers if not 0 <= number < n]:
+        raise SelectionError(
+            f"the model has no such {what.rstrip('s')}", where=f"--{what}", got=outside[0],
+            expected=f"0 to {n - 1}",
+        )  # fmt: skip
+    return tuple(sorted(set(numbers)))
+
+
+def _as_recorded(keep: Sequence[str]) -> list[str]:
+    return sorted({"full": "rows"}.get(name, name) for name in keep)
+
+
+def _described(
+    settings: ExtractSettings, capture_settings: CaptureSettings, loaded: LoadedModel
+) -> dict[str, Any]:
+    """Write down what a second call must share to continue the run."""
+    return {
+        "keep": sorted(set(settings.keep)),
+        "decode": settings.decode,
+        "encoding": settings.encoding,
+        "batch_size": capture_settings.batch_size,
+        "records_per_chunk": settings.records_per_chunk,
+        "device": loaded.device.type,
+        "versions": {name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS},
+    }
