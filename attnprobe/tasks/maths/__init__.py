@@ -1,13 +1,29 @@
-"""Basic maths problems: 44 templates in Chinese and English, each with solver and derivation."""
+"""Basic maths problems: 44 templates in Chinese and English, each with solver and derivation.
 
-from attnprobe.tasks.maths import arithmetic, geometry, proportions, rationals, word_problems
+    from attnprobe.tasks.maths import MathsSettings, generate
+
+    records = list(generate(MathsSettings(n=1000, language="both", seed=1)))
+
+`template` says what a template is; `arithmetic`, `rationals`, `proportions`, `word_problems` and
+`geometry` hold them; `derivation` writes their steps, one by one or merged; `dataset` draws.
+"""
+
+from attnprobe.tasks.maths.dataset import (
+    HELD_OUT,
+    TEMPLATES,
+    MathsSettings,
+    draw_problems,
+    generate,
+)
 from attnprobe.tasks.maths.template import Language, Problem, Template
 
-TEMPLATES: dict[str, Template] = {
-    template.name: template
-    for group in (arithmetic, rationals, proportions, word_problems, geometry)
-    for template in group.TEMPLATES
-}
-"""Every template by name, group by group."""
-
-__all__ = ["TEMPLATES", "Language", "Problem", "Template"]
+__all__ = [
+    "HELD_OUT",
+    "TEMPLATES",
+    "Language",
+    "MathsSettings",
+    "Problem",
+    "Template",
+    "draw_problems",
+    "generate",
+]

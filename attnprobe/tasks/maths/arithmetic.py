@@ -103,20 +103,22 @@ def nonzero_digits(number: int) -> int:
     return sum(digit != "0" for digit in str(number))
 
 
-def _draw_addition(rng: Random) -> tuple[Number, ...]:
-    def draw() -> tuple[int, ...]:
-        n_digits = rng.randint(2, 6), rng.randint(2, 6)
-        columns = [
-            divmod(rng.choice([10 * a + b for a in range(10) for b in range(10 - a)]), 10)
-            for _ in range(max(n_digits))
-        ]
-        return tuple(
-            int("".join(str(column[side]) for column in columns[: n_digits[side]])[::-1])
-            for side in (0, 1)
-        )
+_COLUMNS_WITHOUT_CARRY = tuple((a, b) for a in range(10) for b in range(10 - a))
 
+
+def _draw_columns(rng: Random) -> tuple[int, ...]:
+    """Draw two numbers column by column, so that no column passes nine."""
+    n_digits = rng.randint(2, 6), rng.randint(2, 6)
+    columns = [rng.choice(_COLUMNS_WITHOUT_CARRY) for _ in range(max(n_digits))]
+    return tuple(
+        sum(column[side] * 10**place for place, column in enumerate(columns[: n_digits[side]]))
+        for side in (0, 1)
+    )
+
+
+def _draw_addition(rng: Random) -> tuple[Number, ...]:
     return wholes(
-        *drawn_until(draw, lambda a, b: a > 9 and nonzero_digits(b) > 1 and not has_carry(a, b))
+        *drawn_until(lambda: _draw_columns(rng), lambda a, b: a > 9 and nonzero_digits(b) > 1)
     )
 
 
@@ -235,7 +237,7 @@ TEMPLATES = (
         ),
         solve_division,
         divide_by_place,
-        word_answer=REMAINDER,
+        separator=REMAINDER,
     ),
     Template(
         "carry_addition",

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-Relation = Literal["=", "≈", "<", ">"]
-
 _LEVEL = {"+": 1, "−": 1, "×": 2, "÷": 2, "/": 2}
 _ATOM = 3
 _PARENTHESISED_ON_THE_RIGHT_OF = {"+": (), "−": (1,), "×": (1,), "÷": (1, 2), "/": (1, 2)}
@@ -88,11 +86,10 @@ class Operation(Expression):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step(Expression):
-    """A true statement; in later expressions it stands for its result."""
+    """A true equation; in later expressions it stands for its result."""
 
     expression: Expression
     result: Number
-    relation: Relation = "="
 
     @property
     def value(self) -> Fraction:
@@ -137,16 +134,16 @@ def done_ratio(expression: Expression) -> Step:
 def list_steps(roots: Sequence[Step]) -> tuple[Step, ...]:
     """List the steps that lead to the roots, each after those it uses."""
     found: dict[int, Step] = {}
-
-    def visit(step: Step) -> None:
-        if id(step) not in found:
-            for used in _steps_used(step.expression):
-                visit(used)
-            found[id(step)] = step
-
     for root in roots:
-        visit(root)
+        _visit(root, found)
     return tuple(found.values())
+
+
+def _visit(step: Step, found: dict[int, Step]) -> None:
+    if id(step) not in found:
+        for used in _steps_used(step.expression):
+            _visit(used, found)
+        found[id(step)] = step
 
 
 def merge_steps(roots: Sequence[Step], k: int) -> tuple[str, ...]:
@@ -175,12 +172,11 @@ def merge_steps(roots: Sequence[Step], k: int) -> tuple[str, ...]:
         inlined = frozenset(
             id(step)
             for step in group
-            if step.relation == "="
-            and id(step) not in stated
+            if id(step) not in stated
             and len(users.get(id(step), ())) == 1
             and users[id(step)][0] in ids
         )
-        lines.append(", ".join(_state(step, inlined) for step in group if id(step) not in inlined))
+        lines.append("; ".join(_state(step, inlined) for step in group if id(step) not in inlined))
     return tuple(lines)
 
 
@@ -205,7 +201,7 @@ def _steps_used(expression: Expression) -> Iterator[Step]:
 
 
 def _state(step: Step, inlined: frozenset[int]) -> str:
-    return f"{_write(step.expression, inlined)[0]} {step.relation} {step.result.text}"
+    return f"{_write(step.expression, inlined)[0]} = {step.result.text}"
 
 
 def _write(expression: Expression, inlined: frozenset[int]) -> tuple[str, int]:

@@ -38,16 +38,19 @@ UNITS = {
 
 def _draw_two(rng: Random, accept: Callable[..., bool]) -> tuple[Number, ...]:
     """Draw two proper fractions in lowest terms, with different denominators."""
+    return wholes(
+        *drawn_until(
+            lambda: (*_draw_one(rng), *_draw_one(rng)),
+            lambda a, b, c, d: b != d and accept(a, b, c, d),
+        )
+    )
 
-    def draw() -> tuple[int, ...]:
-        bottoms = with_digits(rng, 1, 2), with_digits(rng, 1, 2)
-        return tuple(part for bottom in bottoms for part in (rng.randint(1, bottom), bottom))
 
-    def fit(a: int, b: int, c: int, d: int) -> bool:
-        lowest = gcd(a, b) == 1 and gcd(c, d) == 1
-        return 1 < b != d > 1 and lowest and accept(a, b, c, d)
-
-    return wholes(*drawn_until(draw, fit))
+def _draw_one(rng: Random) -> tuple[int, ...]:
+    bottom = max(2, with_digits(rng, 1, 2))
+    return drawn_until(
+        lambda: (rng.randint(1, bottom - 1), bottom), lambda top, bottom: gcd(top, bottom) == 1
+    )
 
 
 def _expand(top: Number, bottom: Number, common: int) -> Expression:
@@ -77,16 +80,21 @@ def _simplify(top: Number, bottom: Number) -> tuple[Step, ...]:
 
 
 def _compare(a: Number, b: Number, c: Number, d: Number) -> tuple[Step, ...]:
-    left, right = done(a * d), done(c * b)
-    return left, right, Step(left, right.result, ">" if left.value > right.value else "<")
+    """Over a common denominator, take the smaller from the larger, which shows which is which."""
+    common = lcm(b.exact.numerator, d.exact.numerator)
+    smaller, larger = sorted(
+        (_expand(a, b, common), _expand(c, d, common)), key=lambda fraction: fraction.value
+    )
+    difference = larger - smaller
+    return (Step(difference, Number(difference.value, f"{difference.value * common}/{common}")),)
 
 
 def _draw_simplify(rng: Random) -> tuple[Number, ...]:
-    def draw() -> tuple[int, ...]:
-        factor = rng.randint(2, 99)
-        return factor * rng.randint(1, 99), factor * rng.randint(2, 99)
-
-    return wholes(*drawn_until(draw, lambda top, bottom: bottom % top and top % bottom))
+    factor, top, bottom = drawn_until(
+        lambda: (rng.randint(2, 99), rng.randint(1, 99), rng.randint(2, 99)),
+        lambda factor, top, bottom: bottom % top != 0 and top % bottom != 0,
+    )
+    return wholes(factor * top, factor * bottom)
 
 
 def _decimal(digits: int, places: int) -> Number:
@@ -94,10 +102,15 @@ def _decimal(digits: int, places: int) -> Number:
 
 
 def _draw_decimal_addition(rng: Random) -> tuple[Number, ...]:
-    def draw() -> tuple[int, ...]:
-        return with_digits(rng, 2, 6), rng.randint(1, 3), with_digits(rng, 3, 6), rng.randint(1, 2)
-
-    a, m, b, n = drawn_until(draw, lambda a, m, b, n: a % 10 and b % 10 and a > 10**m)
+    a, m, b, n = drawn_until(
+        lambda: (
+            with_digits(rng, 2, 6),
+            rng.randint(1, 3),
+            with_digits(rng, 3, 6),
+            rng.randint(1, 2),
+        ),
+        lambda a, m, b, n: a % 10 != 0 and b % 10 != 0 and a > 10**m,
+    )
     return _decimal(a, m), _decimal(b, n)
 
 
@@ -107,11 +120,11 @@ def _add_decimals(a: Number, b: Number) -> tuple[Step]:
 
 
 def _draw_decimal_multiplication(rng: Random) -> tuple[Number, ...]:
-    def draw() -> tuple[int, ...]:
-        return with_digits(rng, 2, 4), rng.randint(1, 2), with_digits(rng, 2, 2), 1
-
-    a, m, b, n = drawn_until(draw, lambda a, m, b, n: a % 10 and nonzero_digits(b) == 2)
-    return _decimal(a, m), _decimal(b, n)
+    a, places, b = drawn_until(
+        lambda: (with_digits(rng, 2, 4), rng.randint(1, 2), with_digits(rng, 2, 2)),
+        lambda a, places, b: a % 10 != 0 and nonzero_digits(b) == 2,
+    )
+    return _decimal(a, places), _decimal(b, 1)
 
 
 def _multiply_decimals(a: Number, b: Number) -> tuple[Step]:
@@ -122,18 +135,17 @@ def _multiply_decimals(a: Number, b: Number) -> tuple[Step]:
 
 def _draw_rounding(rng: Random) -> tuple[Number, ...]:
     """Draw a decimal and how many places to keep; never a tie, never a result that ends in 0."""
-
-    def draw() -> tuple[int, ...]:
-        places = rng.randint(3, 4)
-        return with_digits(rng, 4, 6), places, rng.randint(2, places - 1)
-
-    def fit(digits: int, places: int, keep: int) -> bool:
-        cut = 10 ** (places - keep)
-        kept = (digits + cut // 2) // cut
-        return digits % 10 != 0 and digits % cut != cut // 2 and kept % 10 != 0
-
-    digits, places, keep = drawn_until(draw, fit)
+    digits, places, keep = drawn_until(
+        lambda: (with_digits(rng, 4, 6), (places := rng.randint(3, 4)), rng.randint(2, places - 1)),
+        _rounds_plainly,
+    )
     return _decimal(digits, places), whole(keep)
+
+
+def _rounds_plainly(digits: int, places: int, keep: int) -> bool:
+    cut = 10 ** (places - keep)
+    kept = (digits + cut // 2) // cut
+    return digits % 10 != 0 and digits % cut != cut // 2 and kept % 10 != 0
 
 
 def _solve_rounding(number: Fraction, places: Fraction) -> tuple[Fraction, ...]:
@@ -144,7 +156,10 @@ def _solve_rounding(number: Fraction, places: Fraction) -> tuple[Fraction, ...]:
 def _derive_rounding(number: Number, places: Number) -> tuple[Step]:
     scale = whole(10**places.exact.numerator)
     scaled = done(number * scale)
-    return (done(Step(scaled, whole(round(scaled.value)), "≈") / scale),)
+    nearest = round(scaled.value)
+    gap = decimal(abs(nearest - scaled.value))
+    rounded = done(scaled + gap if nearest > scaled.value else scaled - gap)
+    return (done(rounded / scale),)
 
 
 def _draw_units(rng: Random) -> tuple[Number, ...]:

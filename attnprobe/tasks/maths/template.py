@@ -1,7 +1,7 @@
 """What a maths template is, and the small tools that templates are written with."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from random import Random
 from typing import Literal
@@ -17,6 +17,9 @@ from attnprobe.tasks.maths.derivation import (
 
 Language = Literal["zh", "en"]
 Wording = Callable[[Language, tuple[Number, ...]], str]
+
+COMMA: Mapping[Language, str] = {"zh": ", ", "en": ", "}
+REMAINDER: Mapping[Language, str] = {"zh": " 余 ", "en": " remainder "}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,8 @@ class Template:
     """The last steps of the derivation, from the operands as numbers."""
     write_answer: Callable[[Fraction], Number] = decimal
     """How an answer is written: as a decimal or as a fraction."""
-    word_answer: Wording | None = None
-    """Words that belong to the answer; without it the numbers stand alone, comma-separated."""
+    separator: Mapping[Language, str] = field(default_factory=lambda: COMMA)
+    """What stands between the numbers of an answer that has several."""
     lowest_terms: bool = False
     """Whether only the answer in lowest terms is right, not every number equal to it."""
 
@@ -60,9 +63,7 @@ class Problem:
 
     def answer_text(self, language: Language) -> str:
         """Word the answer."""
-        if self.template.word_answer is None:
-            return ", ".join(number.text for number in self.answer)
-        return self.template.word_answer(language, self.answer)
+        return self.template.separator[language].join(number.text for number in self.answer)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -82,9 +83,6 @@ def wording(*, zh: str, en: str) -> Wording:
         return texts[language].format(*(number.text for number in numbers))
 
     return word
-
-
-REMAINDER = wording(zh="{0} 余 {1}", en="{0} remainder {1}")
 
 
 def wholes(*values: int) -> tuple[Number, ...]:

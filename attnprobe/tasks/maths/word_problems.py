@@ -219,6 +219,6 @@ TEMPLATES = (
         ),
         solve_division,
         divide_by_place,
-        word_answer=REMAINDER,
+        separator=REMAINDER,
     ),
 )
