@@ -1,6 +1,8 @@
 """Panels → figure. Nothing is decided here but where the ink goes."""
 
+import re
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
@@ -9,8 +11,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import PathCollection, QuadMesh
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
 
 from attnprobe.errors import FigureError
 from attnprobe.figures.fonts import already_warned, families
@@ -53,19 +58,21 @@ def draw(
     width = width_mm or (style.single_mm if len(panels) == 1 else style.wide_mm)
     caption = _caption(panels)
     with mpl.rc_context(_settings(style, families(_texts(panels, caption)))), already_warned():
-        figure = Figure(figsize=(width * _MM, width * _MM), layout="constrained")
+        figure = Figure(figsize=(width * _MM, 2 * width * _MM), layout="constrained")
         FigureCanvasAgg(figure)
-        row = figure.subplots(1, len(panels), squeeze=False)[0]
+        row = list(figure.subplots(1, len(panels), squeeze=False)[0])
         meshes = [_fill(axes, panel, style) for axes, panel in zip(row, panels, strict=True)]
-        _label_rows(row, panels)
-        _add_bars(figure, row, panels, meshes, style)
+        bars = _add_bars(figure, row, panels, meshes, style)
         if caption:
-            _write_caption(figure, caption, style)
-        _fit(figure, row, panels, style)
+            below = figure.supxlabel(
+                "", x=0.01, ha="left", fontsize=style.font * 0.9, linespacing=1.35
+            )
+            _wrap(below, caption, 0.98 * figure.get_figwidth() * figure.dpi)
+        _fit(figure, row, panels, bars, style)
     return figure
 
 
-def _settings(look: Look, fonts: Sequence[str]) -> dict[str, Any]:
+def _settings(look: Look, fonts: Sequence[str]) -> Any:
     return {
         "font.family": list(fonts),
         "font.size": look.font,
@@ -90,7 +97,7 @@ def _texts(panels: Sequence[Panel], caption: str) -> Iterator[str]:
         yield from (panel.title, panel.row_axis, panel.column_axis, panel.name, panel.unit)
         yield from panel.rows
         yield from panel.columns
-    yield "−•"
+    yield "+−•."
 
 
 def _caption(panels: Sequence[Panel]) -> str:
@@ -100,8 +107,9 @@ def _caption(panels: Sequence[Panel]) -> str:
         marked = panel.marks is not None and panel.marks.any()
         lines.append(f"• {panel.mark_note}" if marked else panel.mark_note)
         lines.append(panel.note)
-    if any(np.isnan(panel.values).any() for panel in panels):
-        lines.append("Hatched: no value.")
+    for panel in panels:
+        if np.isnan(panel.values).any():
+            lines.append(f"Hatched: {panel.empty}.")
     return "\n".join(dict.fromkeys(line for line in lines if line))
 
 
@@ -139,12 +147,6 @@ def _fill(axes: Axes, panel: Panel, look: Look) -> QuadMesh:
     return mesh
 
 
-def _label_rows(row: Sequence[Axes], panels: Sequence[Panel]) -> None:
-    for place, (axes, panel) in enumerate(zip(row, panels, strict=True)):
-        if place == 0 or not _same_rows(panels[place - 1], panel):
-            axes.set_ylabel(panel.row_axis)
-
-
 def _same_rows(one: Panel, other: Panel) -> bool:
     return (one.rows, one.row_axis) == (other.rows, other.row_axis)
 
@@ -155,13 +157,14 @@ def _add_bars(
     panels: Sequence[Panel],
     meshes: Sequence[QuadMesh],
     look: Look,
-) -> None:
+) -> list[Colorbar]:
     """Give each run of panels with one scale one colour bar."""
 
     def scale(place: int) -> tuple[object, ...]:
         panel = panels[place]
         return panel.limits, panel.name, panel.unit, panel.diverging
 
+    bars = []
     for _, run in groupby(range(len(panels)), key=scale):
         places = list(run)
         panel = panels[places[0]]
@@ -172,50 +175,117 @@ def _add_bars(
             location="right" if beside else "bottom",
             shrink=1.0 if beside else 0.9 / len(places),
             aspect=30 if beside else 18,
-            pad=0.02,
+            pad=0.02 if beside else 0.04,
         )
         bar.set_label(f"{panel.name} ({panel.unit})" if panel.unit else panel.name)
-        bar.locator = mpl.ticker.MaxNLocator(nbins=6 if beside else 4, symmetric=panel.diverging)
-        bar.update_ticks()
+        low, high = panel.limits
+        ticks = MaxNLocator(nbins=8 if beside else 4, steps=[1, 2, 5, 10]).tick_values(low, high)
+        bar.set_ticks([tick for tick in ticks if low <= tick <= high])
         bar.outline.set(linewidth=look.line, edgecolor="#808080")  # type: ignore[operator]
+        bars.append(bar)
+    return bars
 
 
-def _write_caption(figure: Figure, caption: str, look: Look) -> None:
-    size = look.font * 0.9
-    per_line = int(figure.get_figwidth() / _POINT / (size * _GLYPH))
-    lines = [part for line in caption.split("\n") for part in textwrap.wrap(line, per_line)]
-    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=size, linespacing=1.35)
+def _wrap(text: Text, words: str, room: float) -> None:
+    """Break words into lines of at most `room` pixels, measured as they are drawn."""
+    lines = []
+    # `coarse − stepwise` and `answer → history` stay whole: textwrap keeps no-break spaces.
+    for line in re.sub(r" ([−→]) ", "\u00a0\\1\u00a0", words).split("\n"):
+        text.set_text(line)
+        length = text.get_window_extent()
+        length = length.height if text.get_rotation() == 90 else length.width
+        per_line = max(6, int(len(line) * room / max(length, 1.0)))
+        lines += textwrap.wrap(line, per_line) if length > room else [line]
+    text.set_text("\n".join(lines).replace("\u00a0", " "))
 
 
-def _fit(figure: Figure, row: Sequence[Axes], panels: Sequence[Panel], look: Look) -> None:
+def _fit(
+    figure: Figure,
+    row: Sequence[Axes],
+    panels: Sequence[Panel],
+    bars: Sequence[Colorbar],
+    look: Look,
+) -> None:
     """Settle ticks and height: labels change the cells, and cells the labels."""
     for _ in range(3):
-        figure.draw_without_rendering()
+        _lay_out(figure)
+        boxes = [axes.get_window_extent() for axes in row]
         for place, (axes, panel) in enumerate(zip(row, panels, strict=True)):
             labelled = place == 0 or not _same_rows(panels[place - 1], panel)
             _set_ticks(axes, panel, look, labelled)
-            _wrap_title(axes, panel, look)
-        figure.draw_without_rendering()
-        boxes = [axes.get_window_extent() for axes in row]
+            _wrap_words(axes, panel, labelled)
+        for bar in bars:
+            beside = bar.orientation == "vertical"
+            box = bar.ax.get_window_extent()
+            label = bar.ax.yaxis.label if beside else bar.ax.xaxis.label
+            _wrap(label, label.get_text().replace("\n", " "), box.height if beside else box.width)
         if min(box.width for box in boxes) < 2 * look.font:
-            raise FigureError(
-                "there is no room left for the cells",
-                got=f"{figure.get_figwidth() / _MM:.0f} mm for {len(row)} panels",
-                fix="ask for a greater width (width_mm), or draw fewer panels",
-            )
+            raise _no_room(figure)
         wanted = max(
             _cells_height(panel, box.width / figure.dpi, look)
             for panel, box in zip(panels, boxes, strict=True)
         )
         surplus = figure.get_figheight() - boxes[0].height / figure.dpi
         figure.set_figheight(wanted + surplus)
-    figure.draw_without_rendering()
+    _lay_out(figure)
+    figure.set_layout_engine("none")  # what fits stays as it is, and saving is faster
     for axes, panel in zip(row, panels, strict=True):
         width, height = _cell_points(axes, panel)
         for collection in axes.collections:
-            if collection.get_gid() == "marks":
+            if isinstance(collection, PathCollection):
                 side = float(np.clip(0.35 * min(width, height), 1.5, look.font * 0.6))
                 collection.set_sizes([side**2])
+        if not _numbered(panel.rows):
+            _write_values(axes, panel, 0.75 * look.font, width)
+
+
+def _write_values(axes: Axes, panel: Panel, size: float, width: float) -> None:
+    """Write the numbers into the cells, if all of them fit."""
+    largest = max(map(abs, panel.limits))
+    decimals = max(0, 1 - int(np.floor(np.log10(largest))))
+    words = {
+        place: _number(float(value), decimals, panel.diverging)
+        for place, value in np.ndenumerate(panel.values)
+        if not np.isnan(value)
+    }
+    if not words or max(map(len, words.values())) * _GLYPH * size > 0.95 * width:
+        return
+    mesh = next(part for part in axes.collections if isinstance(part, QuadMesh))
+    for (row, column), word in words.items():
+        red, green, blue, _ = mesh.to_rgba(panel.values[row, column])
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.45
+        axes.text(
+            column + 0.5,
+            row + 0.5,
+            word,
+            ha="center",
+            va="center_baseline",
+            fontsize=size,
+            color="white" if dark else "black",
+        )
+
+
+def _number(value: float, decimals: int, signed: bool) -> str:
+    """Word a value shortly; what rounds to 0 has no sign."""
+    word = f"{value:{'+' if signed else ''}.{decimals}f}"
+    return "0" if float(word) == 0 else word.replace("-", "−")
+
+
+def _lay_out(figure: Figure) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="constrained_layout not applied")
+        try:
+            figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
+        except UserWarning as fault:
+            raise _no_room(figure) from fault
+
+
+def _no_room(figure: Figure) -> FigureError:
+    return FigureError(
+        "there is no room left for the cells",
+        got=f"a width of {figure.get_figwidth() / _MM:.0f} mm",
+        fix="ask for a greater width (width_mm), or draw fewer panels",
+    )
 
 
 def _cells_height(panel: Panel, width: float, look: Look) -> float:
@@ -224,19 +294,15 @@ def _cells_height(panel: Panel, width: float, look: Look) -> float:
     cell = min(width / n_columns, _LARGEST_CELL_MM * _MM * look.font / 7)
     height = min(cell * n_rows, look.tallest_mm * _MM)
     if _numbered(panel.rows):
-        return max(height, 3 * look.font * _POINT)
+        return max(height, 6 * look.font * _POINT)
     return max(height, n_rows * 1.4 * look.font * _POINT)
 
 
 def _cell_points(axes: Axes, panel: Panel) -> tuple[float, float]:
     box = axes.get_window_extent()
-    figure = axes.get_figure(root=True)
-    assert figure is not None
     n_rows, n_columns = panel.values.shape
-    return (
-        box.width / figure.dpi / _POINT / n_columns,
-        box.height / figure.dpi / _POINT / n_rows,
-    )
+    points = 72 / axes.figure.dpi
+    return box.width * points / n_columns, box.height * points / n_rows
 
 
 def _set_ticks(axes: Axes, panel: Panel, look: Look, labelled: bool) -> None:
@@ -255,15 +321,17 @@ def _set_ticks(axes: Axes, panel: Panel, look: Look, labelled: bool) -> None:
     )
     step = _thin(1.2 * size / height) if _numbered(panel.rows) else 1
     shown = range(0, len(panel.rows), step)
-    axes.set_yticks(
-        [place + 0.5 for place in shown], [panel.rows[place] for place in shown] if labelled else []
-    )
+    shown = shown if labelled else range(0)
+    axes.set_yticks([place + 0.5 for place in shown], [panel.rows[place] for place in shown])
 
 
-def _wrap_title(axes: Axes, panel: Panel, look: Look) -> None:
-    width, _ = _cell_points(axes, panel)
-    per_line = max(8, int(width * len(panel.columns) / (1.1 * look.font * _GLYPH)))
-    axes.set_title("\n".join(textwrap.wrap(panel.title, per_line)), loc="left")
+def _wrap_words(axes: Axes, panel: Panel, labelled: bool) -> None:
+    """Keep headings within the cells' area, so that they touch nothing else."""
+    box = axes.get_window_extent()
+    _wrap(axes.set_title(panel.title, loc="left"), panel.title, box.width)
+    _wrap(axes.xaxis.label, panel.column_axis, box.width)
+    if labelled:
+        _wrap(axes.yaxis.label, panel.row_axis, box.height)
 
 
 def _numbered(labels: Sequence[str]) -> bool:

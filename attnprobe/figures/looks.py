@@ -30,8 +30,8 @@ class Look:
 
 
 LOOKS: dict[str, Look] = {
-    "paper": Look(font=7, single_mm=88, wide_mm=180, tallest_mm=120, line=0.5),
-    "slides": Look(font=14, single_mm=200, wide_mm=320, tallest_mm=130, line=1.0),
+    "paper": Look(font=7.0, single_mm=88.0, wide_mm=180.0, tallest_mm=120.0, line=0.5),
+    "slides": Look(font=14.0, single_mm=200.0, wide_mm=320.0, tallest_mm=130.0, line=1.0),
 }
 """Every look by name: `paper` is one or two journal columns wide, `slides` a 16:9 slide."""
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from attnprobe.errors import FigureError
 from attnprobe.figures.fonts import already_warned
 
-_SETTINGS = {
+_SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: searchable, editable
     "svg.hashsalt": "attnprobe",
     "pdf.fonttype": 42,  # TrueType, which journals ask for

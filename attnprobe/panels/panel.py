@@ -32,10 +32,12 @@ class Panel:
     """Values at the two ends of the colours."""
     diverging: bool = False
     """Whether 0 is a middle that values depart from to both sides."""
-    marks: Bool[np.ndarray, "row column"] | None = None
-    """Cells to mark."""
+    marks: Bool[np.ndarray, "_ _"] | None = None
+    """Cells to mark, of the shape of `values`."""
     mark_note: str = ""
     """What a mark means; without any mark, what their absence means."""
+    empty: str = "no value"
+    """What a cell without a value means."""
     note: str = ""
     """Anything else the reader must know."""
 

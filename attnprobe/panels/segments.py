@@ -76,7 +76,7 @@ def segment_panels(
     grids, queries, keys, absent = _trim(grids, queries, keys)
     note = f"Mean over {len(first)} items in both styles and over {where}."
     if absent:
-        note += f" Without a value in either style: {', '.join(absent)}."
+        note += f" Left out, being sinks or nowhere visible: {', '.join(absent)}."
     lost = sum(dropped.values())
     if lost:
         note += f" {lost} items left out, for lack of a pair."
@@ -100,6 +100,7 @@ def segment_panels(
             unit=unit,
             limits=limits,
             diverging=diverging,
+            empty="a style lacks the segment, or cannot see it yet",
             note=note,
         )
         for grid, (title, what, limits, diverging) in zip(grids, kinds, strict=True)
@@ -173,7 +174,7 @@ def _choose(
                     f"no {dim} {one}", got=one, expected=f"one of {_ranges(there)}"
                 )
         values = values.sel({dim: chosen})
-        words.append(f"{dim} {', '.join(map(str, chosen))}")
+        words.append(f"{dim}{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}")
     return values, " and ".join(words)
 
 
