@@ -10,7 +10,9 @@ from scipy import stats
 
 from attnprobe.contrasts import Contrast, compare, contrast
 from attnprobe.errors import ContrastError, SelectionError
+from attnprobe.store import open_run
 from attnprobe.types import Span
+from tests.store.builders import make_run
 from tests.test_measures import MemoryRun, step_mass, table
 
 
@@ -228,6 +230,27 @@ def test_contrast_finds_the_head_that_was_changed():
     assert got.unit == "bits"
     assert got.n_pairs == 12
     assert got.title == "enrichment, answer → history: coarse − stepwise"
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    with open_run(make_run(path, tasks=7, items_per_task=4, effect=2.0)) as run:
+        yield run
+
+
+def test_a_stored_run_tells_the_styles_apart(stored):
+    found = contrast(stored, a="coarse", b="stepwise")
+    assert (found.effects["estimate"] > 0).all()
+    assert (found.effects["p_adjusted"] < 0.05).any()
+    assert found.effects["layer"].values.tolist() == list(stored.layers)
+    assert found.n_pairs == 28
+
+
+def test_a_stored_run_says_which_style_has_which_roles(stored):
+    with pytest.raises(ContrastError, match="nothing to compare in stepwise") as caught:
+        contrast(stored, a="coarse", b="stepwise", key="coarse_history")
+    assert "'stepwise' has queries step_1, step_2, answer" in str(caught.value)
 
 
 def test_contrast_turns_round():

@@ -22,7 +22,9 @@ from attnprobe.measures import (
     sort_roles,
     span_mass,
 )
+from attnprobe.store import open_run
 from attnprobe.types import Span
+from tests.store.builders import make_run
 
 
 @dataclass
@@ -224,6 +226,8 @@ def test_an_unknown_role_lists_what_there_is():
 def test_an_unknown_record_is_refused():
     with pytest.raises(SelectionError, match="no record of that id; got 'r9'"):
         measure(one_record_run(even(0.0)), ids=["r9"])
+    with pytest.raises(SelectionError, match="no record was chosen"):
+        measure(one_record_run(even(0.0)), ids=[])
 
 
 def test_a_run_without_step_masses_says_what_to_keep():
@@ -285,3 +289,18 @@ def test_a_thousand_records_take_seconds():
     started = time.perf_counter()
     measure(run, query="answer", key="history")
     assert time.perf_counter() - started < 20  # about 1 s; generous for a busy machine
+
+
+def test_masses_of_a_stored_run_are_the_stored_rows_summed(tmp_path):
+    with open_run(make_run(tmp_path / "run", tasks=1, items_per_task=1)) as run:
+        got = measure(run, "mass", query="answer", key="history")
+        for record_id in run.records.index:
+            encoding = run.encoding(record_id)
+            rows = run.weights(record_id)
+            answer = [s.role == "answer" for s in encoding.spans for _ in range(len(s))]
+            steps = np.flatnonzero(answer[encoding.n_prompt :])
+            history = next(s for s in encoding.spans if s.role == "history")
+            by_hand = [span_mass(rows.values[:, :, step], history) for step in steps]
+            assert got.sel(record=record_id).values == pytest.approx(
+                np.mean(by_hand, axis=0), abs=1e-3
+            )

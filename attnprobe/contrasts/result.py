@@ -136,6 +136,12 @@ class Contrast:
             "test": dict(self.effects.attrs),
         }
 
+    def to_json(self) -> str:
+        """Return the verdict, the table and everything about them as JSON; NaN is null."""
+        heads = [{k: _or(v, None) for k, v in row.items()} for row in self.to_table()]
+        facts = {**self.describe(), "verdict": self.verdict(), "heads": heads}
+        return json.dumps(facts, ensure_ascii=False, indent=1, allow_nan=False)
+
     def save(self, path: str | Path) -> Path:
         """Write the contrast to a file of the kind that the suffix names.
 
@@ -184,9 +190,7 @@ def _write_csv(contrast: Contrast, path: Path) -> None:
 
 
 def _write_json(contrast: Contrast, path: Path) -> None:
-    heads = [{k: _or(v, None) for k, v in row.items()} for row in contrast.to_table()]
-    text = json.dumps({**contrast.describe(), "heads": heads}, ensure_ascii=False, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(contrast.to_json() + "\n", encoding="utf-8")
 
 
 def _write_netcdf(contrast: Contrast, path: Path) -> None:

@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
@@ -58,7 +59,7 @@ def draw(
     width = width_mm or (style.single_mm if len(panels) == 1 else style.wide_mm)
     caption = _caption(panels)
     with mpl.rc_context(_settings(style, families(_texts(panels, caption)))), already_warned():
-        figure = Figure(figsize=(width * _MM, 2 * width * _MM), layout="constrained")
+        figure = Figure(figsize=(width * _MM, 2 * width * _MM), layout=_margins(style))
         FigureCanvasAgg(figure)
         row = list(figure.subplots(1, len(panels), squeeze=False)[0])
         meshes = [_fill(axes, panel, style) for axes, panel in zip(row, panels, strict=True)]
@@ -89,6 +90,11 @@ def _settings(look: Look, fonts: Sequence[str]) -> Any:
         "axes.unicode_minus": True,
         "text.usetex": False,
     }
+
+
+def _margins(look: Look) -> ConstrainedLayoutEngine:
+    pad = 0.5 * look.font * _POINT
+    return ConstrainedLayoutEngine(w_pad=pad, h_pad=pad)
 
 
 def _texts(panels: Sequence[Panel], caption: str) -> Iterator[str]:

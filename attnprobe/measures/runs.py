@@ -196,6 +196,8 @@ def _rows(records: Any, ids: Sequence[str] | None) -> Any:
             raise SelectionError(
                 "no record of that id", got=f"'{record_id}'", fix=nearest(record_id, known)
             )
+    if not ids:
+        raise SelectionError("no record was chosen", got="no ids", expected="at least one record")
     return records.loc[list(ids)]
 
 

@@ -52,7 +52,11 @@ def segment_panels(
         SelectionError: If a style, layer or head is not there, or the measure has no key roles.
         ContrastError: If no item has both styles.
     """
-    values = source if isinstance(source, xr.DataArray) else _measure(source, (a, b), measure, ids)
+    values = (
+        source
+        if isinstance(source, xr.DataArray)
+        else _measure(source, (a, b), measure, layer, head, ids)
+    )
     name = str(values.attrs.get("measure", values.name or measure))
     _require_roles(values, name)
     values, where = _choose(values, layer, head)
@@ -108,7 +112,12 @@ def segment_panels(
 
 
 def _measure(
-    run: Any, styles: tuple[str, str], measure: str, ids: Sequence[str] | None
+    run: Any,
+    styles: tuple[str, str],
+    measure: str,
+    layer: int | Sequence[int] | None,
+    head: int | Sequence[int] | None,
+    ids: Sequence[str] | None,
 ) -> xr.DataArray:
     """Measure all roles, taking long rows of numbered roles as one."""
     if not find_measure(measure).has_key:
@@ -116,11 +125,15 @@ def _measure(
             "this measure has no key roles to lay out", got=f"'{measure}'", fix="use a contrast"
         )
     chosen = select_styles(run, styles, ids)
-    values = measure_run(run, measure, ids=chosen)
+
+    def measured(queries: Sequence[str] | None, keys: Sequence[str] | None) -> xr.DataArray:
+        return measure_run(run, measure, queries, keys, layer, head, chosen)
+
+    values = measured(None, None)
     queries = collapse_roles(values["query_role"].values.tolist())
     keys = collapse_roles(values["key_role"].values.tolist())
     if len(queries) < values.sizes["query_role"] or len(keys) < values.sizes["key_role"]:
-        return measure_run(run, measure, query=queries, key=keys, ids=chosen)
+        return measured(queries, keys)
     return values
 
 
