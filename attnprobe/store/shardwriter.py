@@ -26,6 +26,7 @@ from attnprobe.store.layout import (
 )
 from attnprobe.store.manifest import RECORD_COLUMNS, Manifest, PlannedRecord
 from attnprobe.store.publish import told_plainly
+from attnprobe.store.stickyfile import StickyFile
 from attnprobe.types import Capture
 
 LIBVER = ("v110", "v110")
@@ -91,7 +92,8 @@ class ShardWriter:
         self.numbers: dict[str, list[Any]] = defaultdict(list)
         self.growing: dict[str, Growing] = {}
         with told_plainly(path):
-            self.file = h5py.File(path, "x", libver=LIBVER, locking=False)
+            self.disk = StickyFile(path)
+            self.file = h5py.File(self.disk, "w", libver=LIBVER)
             self.file.attrs["format"] = np.bytes_(FORMAT)
             self.file.attrs["format_version"] = np.array(FORMAT_VERSION, np.int32)
             self.file.attrs["chunk"] = np.int32(chunk)
@@ -166,6 +168,7 @@ class ShardWriter:
 
         with told_plainly(self.path):
             self.growing[column.name].append(values, store)
+            self.disk.check()
         return sums[0]
 
     def _list(self, capture: Capture, crc: int) -> None:
@@ -201,14 +204,13 @@ class ShardWriter:
             for growing in self.growing.values():
                 growing.finish()
             self._write_small()
-            self.file.close()
+            self.close()
+            self.disk.check()
 
     def close(self) -> None:
         """Close the file, finished or not."""
-        try:
-            self.file.close()
-        except (OSError, RuntimeError):  # a full disk fails here again; it was told already
-            return
+        self.file.close()
+        self.disk.close()
 
     def _write_small(self) -> None:
         self.numbers["/layer"], self.numbers["/head"] = (

@@ -9,7 +9,7 @@ from typing import Any
 from attnprobe.errors import FormatError, StoreError
 from attnprobe.store.codes import code_named
 from attnprobe.store.compare import differences
-from attnprobe.store.layout import KEEPS, MANIFEST, SHARDS, receipt_name, shard_name
+from attnprobe.store.layout import FORMAT, KEEPS, MANIFEST, SHARDS, receipt_name, shard_name
 from attnprobe.store.manifest import (
     Manifest,
     PlannedRecord,
@@ -68,13 +68,13 @@ class RunWriter:
         path = Path(path)
         asked = _asked(settings, model, layers, heads, chunks)
         with told_plainly(path):
-            if overwrite:
-                _remove_run(path)
             _refuse_foreign(path)
+            if overwrite:
+                _empty_run(path)
             (path / SHARDS).mkdir(parents=True, exist_ok=True)
             remove_leftovers(path)
             remove_leftovers(path / SHARDS)
-            write_json(path / MANIFEST, asked.to_json(), exclusive=True)
+            write_json(path / MANIFEST, asked.to_json(), exclusive=not overwrite)
             sync(path)
         return cls(path, _same(read_manifest(path), asked, path))
 
@@ -227,17 +227,16 @@ def _is_bare(entry: Path) -> bool:
     return entry.name == SHARDS and all(is_temporary(file.name) for file in entry.iterdir())
 
 
-def _remove_run(path: Path) -> None:
-    """Remove the files of a run, its manifest last, so that an interrupted removal goes on."""
+def _empty_run(path: Path) -> None:
+    """Remove the shards of a run; its manifest is replaced afterwards, so that it stays a run."""
     if not (path / MANIFEST).exists():
         return
     value = read_json(path / MANIFEST)
-    if not isinstance(value, dict) or not str(value.get("format", "")).startswith("attnprobe"):
-        raise StoreError("this is no run of ours", where=str(path), fix="name another folder")
-    own = list((path / SHARDS).glob("chunk-*.h5")) + list((path / SHARDS).glob("chunk-*.json"))
-    for file in own:
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise StoreError("the folder holds no run", where=str(path), fix="name another folder")
+    shards = path / SHARDS
+    for file in (*shards.glob("chunk-*.h5"), *shards.glob("chunk-*.json")):
         file.unlink(missing_ok=True)
-    (path / MANIFEST).unlink()
 
 
 def _same(run: Manifest, asked: Manifest, path: Path) -> Manifest:
