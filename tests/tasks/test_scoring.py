@@ -353,6 +353,13 @@ def test_chance_looks_within_the_family_only():
     assert rows["two"]["chance"] == 1.0
 
 
+def test_chance_in_a_large_family_is_taken_from_the_next_200_items():
+    scores = [score_record(sequence("integer", [n % 2], item=f"{n:04d}"), "0") for n in range(500)]
+    (row,) = score_table(scores)
+    assert row["chance"] == pytest.approx(0.5)
+    assert row["pass_rate"] == 0.5
+
+
 def test_chance_of_real_families_and_of_blocks_uses_their_tolerance():
     values = {"a": ([50.0, 60.0, 70.0], [180.0]), "b": ([51.0, 61.0, 73.0], [185.0])}
     scores = []

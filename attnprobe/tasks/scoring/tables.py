@@ -124,37 +124,33 @@ def _with_chance(scores: Sequence[RecordScore]) -> list[_Scored]:
     families: dict[tuple[str, ...], dict[str, RecordScore]] = defaultdict(dict)
     for score in scores:
         families[_family(score)].setdefault(score.item, score)
+    circles = {key: sorted(items) for key, items in families.items()}
     places = {
-        key: {item: place for place, item in enumerate(sorted(items))}
-        for key, items in families.items()
+        (key, item): place for key, circle in circles.items() for place, item in enumerate(circle)
     }
     scored: list[_Scored] = []
     for score in scores:
         key = _family(score)
-        others = _others(score, families[key], places[key]) if score.rule.counts else []
-        coarse = score.rule.coarse
-        scored.append(
-            _Scored(
-                score,
-                _chance(score.rule.answer, [other.rule.answer for other in others]),
-                coarse and _chance(coarse, [o.rule.coarse for o in others if o.rule.coarse]),
-            )
-        )
+        place = places[key, score.item]
+        after = [*circles[key][place + 1 :], *circles[key][:place]][:_MAX_OTHERS]
+        scored.append(_scored_among(score, [families[key][item] for item in after]))
     return scored
+
+
+def _scored_among(score: RecordScore, others: Sequence[RecordScore]) -> _Scored:
+    """Score blind answers: those of the other items, of a large family those next in a circle."""
+    if not score.rule.counts:
+        return _Scored(score, None, None)
+    coarse = score.rule.coarse
+    return _Scored(
+        score,
+        _chance(score.rule.answer, [other.rule.answer for other in others]),
+        coarse and _chance(coarse, [o.rule.coarse for o in others if o.rule.coarse]),
+    )
 
 
 def _family(score: RecordScore) -> tuple[str, ...]:
     return score.task, score.split, score.language, score.style
-
-
-def _others(
-    score: RecordScore, family: dict[str, RecordScore], places: dict[str, int]
-) -> list[RecordScore]:
-    """Return the other items, in a large family those that come next in a circle."""
-    items = sorted(family)
-    first = places[score.item] + 1
-    after = [*items[first:], *items[: first - 1]]
-    return [family[item] for item in after[:_MAX_OTHERS]]
 
 
 def _chance(target: Target, others: Sequence[Target]) -> float | None:
