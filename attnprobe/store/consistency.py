@@ -1,7 +1,6 @@
 """Checks that the light columns of a shard fit together, so that no index leads astray."""
 
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import h5py
 import numpy as np
@@ -38,28 +37,28 @@ def check_consistency(shard: Columns) -> None:
     for column, axis in POINTS_INTO.items():
         _check_end_to_end(shard, column, axis)
 
-    def need(good: Any, what: str) -> None:
-        if not np.all(good):
-            raise shard.fault(f"{what} does not fit the record")
-
-    need((n_prompt >= 1) & (n_prompt <= n_tokens), "/record/n_prompt")
-    need(counts["token"] == n_tokens, "/record/token_count")
-    need(counts["step"] == n_tokens - n_prompt, "/record/step_count")
+    _need(shard, (n_prompt >= 1) & (n_prompt <= n_tokens), "/record/n_prompt")
+    _need(shard, counts["token"] == n_tokens, "/record/token_count")
+    _need(shard, counts["step"] == n_tokens - n_prompt, "/record/step_count")
     for part in ("step_mass", "pooled", "visible"):
         cells = counts[f"{part}_query"] * counts["group"]
-        need(counts[f"{part}_cell"] == cells, f"/record/{part}_cell_count")
-        _below(shard, f"/{part}_query", counts[f"{part}_query"], n_tokens, need)
-    _below(shard, "/row/query", counts["row"], n_tokens, need)
-    _below(shard, "/sink/position", counts["sink"], n_tokens, need)
-    _below(shard, "/group/span", counts["group"], counts["span"], need)
+        _need(shard, counts[f"{part}_cell"] == cells, f"/record/{part}_cell_count")
+        _below(shard, f"/{part}_query", counts[f"{part}_query"], n_tokens)
+    _below(shard, "/row/query", counts["row"], n_tokens)
+    _below(shard, "/sink/position", counts["sink"], n_tokens)
+    _below(shard, "/group/span", counts["group"], counts["span"])
     key_start, length = shard.column("/row/key_start"), shard.column("/row/length")
     row_tokens = np.repeat(n_tokens, counts["row"])
-    need((key_start >= 0) & (length >= 1) & (length <= row_tokens - key_start), "/row/length")
+    _need(
+        shard, (key_start >= 0) & (length >= 1) & (length <= row_tokens - key_start), "/row/length"
+    )
     for axis in ("span", "group"):
-        _check_partition(shard, axis, counts[axis], n_tokens, need)
+        _check_partition(shard, axis, counts[axis], n_tokens)
 
 
-Need = Callable[[Any, str], None]
+def _need(shard: Columns, good: np.ndarray, what: str) -> None:
+    if not good.all():
+        raise shard.fault(f"{what} does not fit the record")
 
 
 def _check_stretches(shard: Columns, axis: str) -> np.ndarray:
@@ -86,19 +85,17 @@ def _check_end_to_end(shard: Columns, column: str, axis: str) -> None:
         raise shard.fault(f"{column} does not run on from entry to entry")
 
 
-def _below(shard: Columns, column: str, counts: np.ndarray, limit: np.ndarray, need: Need) -> None:
+def _below(shard: Columns, column: str, counts: np.ndarray, limit: np.ndarray) -> None:
     values = shard.column(column)
-    need((values >= 0) & (values < np.repeat(limit, counts)), column)
+    _need(shard, (values >= 0) & (values < np.repeat(limit, counts)), column)
 
 
-def _check_partition(
-    shard: Columns, axis: str, counts: np.ndarray, n_tokens: np.ndarray, need: Need
-) -> None:
+def _check_partition(shard: Columns, axis: str, counts: np.ndarray, n_tokens: np.ndarray) -> None:
     """Each record's spans, or groups, run from 0 to its last token without a gap."""
     starts, stops = shard.column(f"/{axis}/start"), shard.column(f"/{axis}/stop")
     ends = np.cumsum(counts)
-    need((counts >= 1) & (n_tokens >= 1), f"/record/{axis}_count")
+    _need(shard, (counts >= 1) & (n_tokens >= 1), f"/record/{axis}_count")
     expected = np.concatenate([[0], stops[:-1]])
     expected[ends - counts] = 0
-    need((starts == expected) & (stops >= starts), f"/{axis}/start")
-    need(stops[ends - 1] == n_tokens, f"/{axis}/stop")
+    _need(shard, (starts == expected) & (stops >= starts), f"/{axis}/start")
+    _need(shard, stops[ends - 1] == n_tokens, f"/{axis}/stop")

@@ -2,7 +2,7 @@
 
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from attnprobe.errors import StoreError
 from attnprobe.store import columns as columns_of
 from attnprobe.store.admission import admit
-from attnprobe.store.codes import CODES, encode, mass_code
+from attnprobe.store.codes import CODES, Code, encode, mass_code
 from attnprobe.store.layout import (
     BY_NAME,
     COLUMNS,
@@ -38,29 +38,30 @@ class Growing:
     Only the unfinished chunk is held in memory.
     """
 
-    def __init__(self, dataset: h5py.Dataset) -> None:
-        self.dataset, self.dtype = dataset, dataset.dtype
+    def __init__(self, dataset: h5py.Dataset, code: Code | None) -> None:
+        self.dataset, self.code = dataset, code
         self.chunk = (dataset.chunks or (1,))[-1]
-        self.buffer = np.zeros((*dataset.shape[:-1], self.chunk), self.dtype)
+        self.buffer = np.zeros((*dataset.shape[:-1], self.chunk), dataset.dtype)
         self.filled = self.written = 0
 
-    def append(
-        self, values: np.ndarray, store: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
-    ) -> None:
-        """Append along the last axis.
+    def append(self, values: np.ndarray, crc: int, where: str) -> int:
+        """Encode and append along the last axis, one entry of the first axis at a time.
 
         Args:
-            values: The new stretch, in the dataset's other axes.
-            store: Gives the stored form of `values[index]`; called once per entry of the first
-                axis, so that no more than that is held twice.
+            values: The new stretch.
+            crc: CRC-32 so far.
+            where: What it is, for error messages.
+
+        Returns:
+            CRC-32 with the stored bytes of this stretch.
         """
-        n_values = values.shape[-1]
-        total = self.filled + n_values
+        total = self.filled + values.shape[-1]
         whole = total - total % self.chunk
         if whole:
             self.dataset.resize(self.written + whole, axis=self.dataset.ndim - 1)
         for index in np.ndindex(self.dataset.shape[:-1][:1]):
-            stored, waiting = store(values[index], index), self.buffer[index]
+            stored, waiting = self._stored(values[index], where, index), self.buffer[index]
+            crc = zlib.crc32(stored.data, crc)
             if not whole:
                 waiting[..., self.filled : total] = stored
                 continue
@@ -70,6 +71,13 @@ class Growing:
             self.dataset[(*index, ..., slice(self.written, self.written + whole))] = block
             waiting[..., : total - whole] = stored[..., whole - self.filled :]
         self.written, self.filled = self.written + whole, total - whole
+        return crc
+
+    def _stored(self, part: np.ndarray, where: str, index: tuple[int, ...]) -> np.ndarray:
+        if self.code is None:
+            return np.ascontiguousarray(part, self.buffer.dtype)
+        position = f"{where} at layer position {index[0]}" if index else where
+        return encode(np.ascontiguousarray(part, np.float32), self.code, position)
 
     def finish(self) -> None:
         """Write the unfinished chunk."""
@@ -99,7 +107,7 @@ class ShardWriter:
             self.file.attrs["chunk"] = np.int32(chunk)
             for column in COLUMNS:
                 if column.dtype != "text" and column.axis in RAGGED:
-                    self.growing[column.name] = Growing(self._create(column))
+                    self.growing[column.name] = Growing(self._create(column), self._code(column))
 
     def append(self, capture: Capture, /) -> None:
         """Take the next capture of the plan.
@@ -148,28 +156,18 @@ class ShardWriter:
             )  # fmt: skip
 
     def _append_column(self, column: Column, values: np.ndarray, crc: int, record_id: str) -> int:
-        code = None
-        if column.dtype in ("code", "mass"):
-            code = self.weight_code if column.dtype == "code" else mass_code(self.weight_code)
-        counted = POINTS_INTO.get(column.name)
-        offset, dtype = self.counts[counted] if counted else 0, self.growing[column.name].dtype
-        sums = [crc]
-
-        def store(part: np.ndarray, index: tuple[int, ...]) -> np.ndarray:
-            if code is None:
-                stored = (part + offset if offset else part).astype(dtype)
-            else:
-                where = f"record '{record_id}', {column.name}"
-                layer = f" layer {self.manifest.layers[index[0]]}" if index else ""
-                stored = encode(np.ascontiguousarray(part, np.float32), code, where + layer)
-            if column.in_crc:
-                sums[0] = zlib.crc32(np.ascontiguousarray(stored).data, sums[0])
-            return stored
-
+        axis = POINTS_INTO.get(column.name)
+        placed = values + self.counts[axis] if axis else values
         with told_plainly(self.path):
-            self.growing[column.name].append(values, store)
+            with_this = self.growing[column.name].append(
+                placed, crc, f"record '{record_id}', {column.name}"
+            )
             self.disk.check()
-        return sums[0]
+        return with_this if column.in_crc else crc
+
+    def _code(self, column: Column) -> Code | None:
+        codes = {"code": self.weight_code, "mass": mass_code(self.weight_code)}
+        return codes.get(column.dtype)
 
     def _list(self, capture: Capture, crc: int) -> None:
         encoding, record = capture.encoding, capture.encoding.record
@@ -232,9 +230,8 @@ class ShardWriter:
 
     def _create(self, column: Column, dtype: str = "", length: int = 0) -> h5py.Dataset:
         fixed = {"layer": len(self.manifest.layers), "head": len(self.manifest.heads)}
-        if not dtype:
-            code = {"code": self.weight_code, "mass": mass_code(self.weight_code)}
-            dtype = code[column.dtype].dtype if column.dtype in code else column.dtype
+        code = self._code(column)
+        dtype = dtype or (code.dtype if code else column.dtype)
         shape = tuple(length if dim == column.axis else fixed[dim] for dim in column.dims)
         limit = tuple(None if dim == column.axis else fixed[dim] for dim in column.dims)
         dataset = self.file.create_dataset(
@@ -246,8 +243,7 @@ class ShardWriter:
         dataset.attrs["dims"] = np.bytes_(" ".join(column.dims))
         if column.unit:
             dataset.attrs["unit"] = np.bytes_(column.unit)
-        if column.dtype in ("code", "mass"):
-            code = self.weight_code if column.dtype == "code" else mass_code(self.weight_code)
+        if code:
             dataset.attrs["encoding"] = np.bytes_(code.name)
             dataset.attrs["levels"] = np.int32(code.levels)
         return dataset

@@ -229,12 +229,10 @@ def sum_rows(
     """Sum rows over key groups."""
     first, length = place.part("/row/start")[rows], place.part("/row/length")[rows]
     key_start = place.part("/row/key_start")[rows]
-
-    def within(keys: np.ndarray) -> np.ndarray:
-        """Where each key would lie in each row, cut to the row."""
-        return np.clip(keys[None, :] - key_start[:, None], 0, length[:, None])
-
-    starts, stops = within(place.part("/group/start")), within(place.part("/group/stop"))
+    starts, stops = (
+        np.clip(place.part(name)[None, :] - key_start[:, None], 0, length[:, None])
+        for name in ("/group/start", "/group/stop")
+    )
     some = stops > starts
     begin = (first[:, None] + starts)[some]
     end = (first[:, None] + stops)[some]

@@ -263,7 +263,7 @@ def test_a_chunk_with_a_refused_capture_is_never_sealed(tmp_path, captures):
     def swallow():
         with writer.chunk(0) as sink:
             refused = pytest.raises(
-                StoreError, match="'task0-000/coarse', /weights layer 1: values"
+                StoreError, match="'task0-000/coarse', /weights at layer position 1: v"
             )
             with refused:
                 sink.append(capture)
