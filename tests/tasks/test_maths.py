@@ -42,7 +42,7 @@ def test_the_independent_solver_finds_the_same_answer_in_both_languages(name: st
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_every_step_is_true_and_the_answer_is_derived(name: str):
-    for problem in draws(name)[:100]:
+    for problem in draws(name)[:80]:
         steps = problem.steps
         assert len(steps) >= 2
         for step in steps:
@@ -53,7 +53,7 @@ def test_every_step_is_true_and_the_answer_is_derived(name: str):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_merged_steps_are_true_and_as_many_as_asked_for(name: str):
-    for problem in draws(name)[:20]:
+    for problem in draws(name)[:12]:
         steps = problem.steps
         assert problem.merged_steps(1) == tuple(str(step) for step in steps)
         for k in (2, 3, 99):
@@ -65,7 +65,7 @@ def test_merged_steps_are_true_and_as_many_as_asked_for(name: str):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_numbers_are_one_to_six_digits_and_written_exactly(name: str):
-    for problem in draws(name)[:100]:
+    for problem in draws(name)[:80]:
         for operand in problem.operands:
             assert 1 <= len(operand.text.replace(".", "").lstrip("0")) <= 6
             assert operand.exact > 0
@@ -78,7 +78,7 @@ def test_numbers_are_one_to_six_digits_and_written_exactly(name: str):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_questions_are_whole_sentences_in_one_language(name: str):
-    for problem in draws(name)[:20]:
+    for problem in draws(name)[:12]:
         zh, en = problem.question("zh"), problem.question("en")
         assert re.search(r"[\u4e00-\u9fff]", zh)
         assert not re.search(r"[a-wyzA-Z]", zh)

@@ -354,7 +354,7 @@ def test_chance_looks_within_the_family_only():
 
 
 def test_chance_in_a_large_family_is_taken_from_the_next_200_items():
-    scores = [score_record(sequence("integer", [n % 2], item=f"{n:04d}"), "0") for n in range(500)]
+    scores = [score_record(sequence("integer", [n % 2], item=f"{n:04d}"), "0") for n in range(240)]
     (row,) = score_table(scores)
     assert row["chance"] == pytest.approx(0.5)
     assert row["pass_rate"] == 0.5
@@ -429,7 +429,7 @@ HOSTILE = [
     "nan inf -inf 1e999",
     "9" * 5000,
     "1/0 1/0 1/0",
-    "1 " * 5000,
+    "1 " * 800,
     "= = = 5",
     "step_1: 3 + 4 = \n= 7",
     "１２３ ٣ ②",
@@ -443,7 +443,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_is_scored_as_a_failure(mixed, text: str):
-    scores = [score_record(record, text) for record in mixed[:: len(mixed) // 60]]
+    scores = [score_record(record, text) for record in mixed[:: len(mixed) // 40]]
     assert not any(score.passed for score in scores)
     assert json.dumps(score_table(scores), allow_nan=False)
 
@@ -459,7 +459,7 @@ def test_a_style_that_reads_nonsense_is_scored_up_to_it():
     assert (score.passed, score.mae) == (False, 0.0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_laws_for_any_text(mixed, data):
     record = data.draw(st.sampled_from(mixed))
