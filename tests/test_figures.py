@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from attnprobe.errors import FigureError
-from attnprobe.figures import LOOKS, draw, fonts, save
+from attnprobe.figures import LOOKS, draw, fonts, save, saving
 from tests.test_panels import panel
 
 ROLES = ("instruction", "demo_1.question", "history", "coarse_history", "coarse_answer", "answer")
@@ -230,3 +230,21 @@ def test_a_font_with_the_glyphs_is_a_fallback_and_no_more(monkeypatch):
     monkeypatch.setattr(fonts, "_glyphs", lambda family: glyphs.get(family, base))
     assert fonts.families(["历史 history"]) == [fonts.BASE, "Chinese Font"]
     assert fonts.families(["history"]) == [fonts.BASE]
+
+
+def test_postscript_outlines_are_drawn_because_truetype_would_leave_blanks(tmp_path, monkeypatch):
+    figure = draw(panel(np.zeros((1, 2))))
+    monkeypatch.setattr(saving, "has_postscript_outlines", lambda family: family == fonts.BASE)
+    pdf = save(figure, tmp_path / "f.pdf").read_bytes()
+    assert b"/Type3" in pdf
+    assert b"/FontFile2" not in pdf
+
+
+def test_outlines_are_told_by_the_font_file(tmp_path):
+    plain, collection = tmp_path / "a.otf", tmp_path / "b.ttc"
+    plain.write_bytes(b"OTTO" + bytes(12))
+    offset = (20).to_bytes(4, "big")
+    collection.write_bytes(b"ttcf" + bytes(8) + offset + bytes(4) + b"OTTO")
+    assert fonts._sfnt_version(plain) == fonts._sfnt_version(collection) == b"OTTO"
+    assert not fonts.has_postscript_outlines(fonts.BASE)
+    assert not fonts.has_postscript_outlines("No Such Font")

@@ -40,7 +40,7 @@ def compare(
     these tasks only.
 
     The percentile interval resamples the same units as the test flips. With few tasks it is
-    narrower than its name says (about 0.85 to 0.90 for 0.95 with 6 to 8 tasks), and it is of one
+    narrower than its name says (0.95 covers 0.86 with 6 tasks, 0.91 with 12), and it is of one
     head, not of all together; decide by `p_adjusted`.
 
     Args:

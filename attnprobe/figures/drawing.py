@@ -1,8 +1,5 @@
 """Panels → figure. Nothing is decided here but where the ink goes."""
 
-import re
-import textwrap
-import warnings
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
@@ -11,25 +8,28 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import PathCollection, QuadMesh
+from matplotlib.collections import QuadMesh
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from attnprobe.errors import FigureError
+from attnprobe.figures.fitting import fit, wrap
 from attnprobe.figures.fonts import already_warned, families
-from attnprobe.figures.looks import DIVERGING, EMPTY, SEQUENTIAL, Look, find_look
+from attnprobe.figures.looks import (
+    DIVERGING,
+    EMPTY,
+    MM,
+    POINT,
+    SEQUENTIAL,
+    Look,
+    find_look,
+)
 from attnprobe.panels import Panel
 
-_MM = 1 / 25.4
-_POINT = 1 / 72
-_GLYPH = 0.56
-"""Width of a common glyph of the base font, as a share of its size."""
 _GRID_UP_TO = 64
 """Cells are set apart by white lines up to this many in a row."""
-_LARGEST_CELL_MM = 9.0
 
 
 def draw(
@@ -59,7 +59,7 @@ def draw(
     width = width_mm or (style.single_mm if len(panels) == 1 else style.wide_mm)
     caption = _caption(panels)
     with mpl.rc_context(_settings(style, families(_texts(panels, caption)))), already_warned():
-        figure = Figure(figsize=(width * _MM, 2 * width * _MM), layout=_margins(style))
+        figure = Figure(figsize=(width * MM, 2 * width * MM), layout=_margins(style))
         FigureCanvasAgg(figure)
         row = list(figure.subplots(1, len(panels), squeeze=False)[0])
         meshes = [_fill(axes, panel, style) for axes, panel in zip(row, panels, strict=True)]
@@ -68,8 +68,8 @@ def draw(
             below = figure.supxlabel(
                 "", x=0.01, ha="left", fontsize=style.font * 0.9, linespacing=1.35
             )
-            _wrap(below, caption, 0.98 * figure.get_figwidth() * figure.dpi)
-        _fit(figure, row, panels, bars, style)
+            wrap(below, caption, 0.98 * figure.get_figwidth() * figure.dpi)
+        fit(figure, row, panels, bars, style)
     return figure
 
 
@@ -93,7 +93,7 @@ def _settings(look: Look, fonts: Sequence[str]) -> Any:
 
 
 def _margins(look: Look) -> ConstrainedLayoutEngine:
-    pad = 0.5 * look.font * _POINT
+    pad = 0.5 * look.font * POINT
     return ConstrainedLayoutEngine(w_pad=pad, h_pad=pad)
 
 
@@ -153,10 +153,6 @@ def _fill(axes: Axes, panel: Panel, look: Look) -> QuadMesh:
     return mesh
 
 
-def _same_rows(one: Panel, other: Panel) -> bool:
-    return (one.rows, one.row_axis) == (other.rows, other.row_axis)
-
-
 def _add_bars(
     figure: Figure,
     row: Sequence[Axes],
@@ -190,165 +186,3 @@ def _add_bars(
         bar.outline.set(linewidth=look.line, edgecolor="#808080")  # type: ignore[operator]
         bars.append(bar)
     return bars
-
-
-def _wrap(text: Text, words: str, room: float) -> None:
-    """Break words into lines of at most `room` pixels, measured as they are drawn."""
-    lines = []
-    # `coarse − stepwise` and `answer → history` stay whole: textwrap keeps no-break spaces.
-    for line in re.sub(r" ([−→]) ", "\u00a0\\1\u00a0", words).split("\n"):
-        text.set_text(line)
-        length = text.get_window_extent()
-        length = length.height if text.get_rotation() == 90 else length.width
-        per_line = max(6, int(len(line) * room / max(length, 1.0)))
-        lines += textwrap.wrap(line, per_line) if length > room else [line]
-    text.set_text("\n".join(lines).replace("\u00a0", " "))
-
-
-def _fit(
-    figure: Figure,
-    row: Sequence[Axes],
-    panels: Sequence[Panel],
-    bars: Sequence[Colorbar],
-    look: Look,
-) -> None:
-    """Settle ticks and height: labels change the cells, and cells the labels."""
-    for _ in range(3):
-        _lay_out(figure)
-        boxes = [axes.get_window_extent() for axes in row]
-        for place, (axes, panel) in enumerate(zip(row, panels, strict=True)):
-            labelled = place == 0 or not _same_rows(panels[place - 1], panel)
-            _set_ticks(axes, panel, look, labelled)
-            _wrap_words(axes, panel, labelled)
-        for bar in bars:
-            beside = bar.orientation == "vertical"
-            box = bar.ax.get_window_extent()
-            label = bar.ax.yaxis.label if beside else bar.ax.xaxis.label
-            _wrap(label, label.get_text().replace("\n", " "), box.height if beside else box.width)
-        if min(box.width for box in boxes) < 2 * look.font:
-            raise _no_room(figure)
-        wanted = max(
-            _cells_height(panel, box.width / figure.dpi, look)
-            for panel, box in zip(panels, boxes, strict=True)
-        )
-        surplus = figure.get_figheight() - boxes[0].height / figure.dpi
-        figure.set_figheight(wanted + surplus)
-    _lay_out(figure)
-    figure.set_layout_engine("none")  # what fits stays as it is, and saving is faster
-    for axes, panel in zip(row, panels, strict=True):
-        width, height = _cell_points(axes, panel)
-        for collection in axes.collections:
-            if isinstance(collection, PathCollection):
-                side = float(np.clip(0.35 * min(width, height), 1.5, look.font * 0.6))
-                collection.set_sizes([side**2])
-        if not _numbered(panel.rows):
-            _write_values(axes, panel, 0.75 * look.font, width)
-
-
-def _write_values(axes: Axes, panel: Panel, size: float, width: float) -> None:
-    """Write the numbers into the cells, if all of them fit."""
-    largest = max(map(abs, panel.limits))
-    decimals = max(0, 1 - int(np.floor(np.log10(largest))))
-    words = {
-        place: _number(float(value), decimals, panel.diverging)
-        for place, value in np.ndenumerate(panel.values)
-        if not np.isnan(value)
-    }
-    if not words or max(map(len, words.values())) * _GLYPH * size > 0.95 * width:
-        return
-    mesh = next(part for part in axes.collections if isinstance(part, QuadMesh))
-    for (row, column), word in words.items():
-        red, green, blue, _ = mesh.to_rgba(panel.values[row, column])
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.45
-        axes.text(
-            column + 0.5,
-            row + 0.5,
-            word,
-            ha="center",
-            va="center_baseline",
-            fontsize=size,
-            color="white" if dark else "black",
-        )
-
-
-def _number(value: float, decimals: int, signed: bool) -> str:
-    """Word a value shortly; what rounds to 0 has no sign."""
-    word = f"{value:{'+' if signed else ''}.{decimals}f}"
-    return "0" if float(word) == 0 else word.replace("-", "−")
-
-
-def _lay_out(figure: Figure) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="constrained_layout not applied")
-        try:
-            figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
-        except UserWarning as fault:
-            raise _no_room(figure) from fault
-
-
-def _no_room(figure: Figure) -> FigureError:
-    return FigureError(
-        "there is no room left for the cells",
-        got=f"a width of {figure.get_figwidth() / _MM:.0f} mm",
-        fix="ask for a greater width (width_mm), or draw fewer panels",
-    )
-
-
-def _cells_height(panel: Panel, width: float, look: Look) -> float:
-    """Choose the height of the cells' area, in inches: square cells, within reason."""
-    n_rows, n_columns = panel.values.shape
-    cell = min(width / n_columns, _LARGEST_CELL_MM * _MM * look.font / 7)
-    height = min(cell * n_rows, look.tallest_mm * _MM)
-    if _numbered(panel.rows):
-        return max(height, 6 * look.font * _POINT)
-    return max(height, n_rows * 1.4 * look.font * _POINT)
-
-
-def _cell_points(axes: Axes, panel: Panel) -> tuple[float, float]:
-    box = axes.get_window_extent()
-    n_rows, n_columns = panel.values.shape
-    points = 72 / axes.figure.dpi
-    return box.width * points / n_columns, box.height * points / n_rows
-
-
-def _set_ticks(axes: Axes, panel: Panel, look: Look, labelled: bool) -> None:
-    """Label rows and columns; of numbers only as many as fit."""
-    width, height = _cell_points(axes, panel)
-    size = look.font * 0.9
-    longest = max(map(_length, panel.columns)) * _GLYPH * size
-    numbers = _numbered(panel.columns)
-    upright = not numbers and longest > 0.95 * width
-    step = _thin((longest + 0.6 * size) / width) if numbers else 1
-    shown = range(0, len(panel.columns), step)
-    axes.set_xticks(
-        [place + 0.5 for place in shown],
-        [panel.columns[place] for place in shown],
-        rotation=90 if upright else 0,
-    )
-    step = _thin(1.2 * size / height) if _numbered(panel.rows) else 1
-    shown = range(0, len(panel.rows), step)
-    shown = shown if labelled else range(0)
-    axes.set_yticks([place + 0.5 for place in shown], [panel.rows[place] for place in shown])
-
-
-def _wrap_words(axes: Axes, panel: Panel, labelled: bool) -> None:
-    """Keep headings within the cells' area, so that they touch nothing else."""
-    box = axes.get_window_extent()
-    _wrap(axes.set_title(panel.title, loc="left"), panel.title, box.width)
-    _wrap(axes.xaxis.label, panel.column_axis, box.width)
-    if labelled:
-        _wrap(axes.yaxis.label, panel.row_axis, box.height)
-
-
-def _numbered(labels: Sequence[str]) -> bool:
-    return all(label.isdecimal() for label in labels)
-
-
-def _thin(needed: float) -> int:
-    """Round the distance between labels up to a number that is easy to count by."""
-    return next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if step >= needed)
-
-
-def _length(label: str) -> float:
-    """Count glyphs, Chinese ones as the two widths that they take."""
-    return sum(1.8 if ord(sign) > 0x2E7F else 1.0 for sign in label)

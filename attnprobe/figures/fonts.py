@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
@@ -71,6 +72,27 @@ def _candidates() -> list[str]:
         if not name.startswith((*_NO_GLYPHS, "STIX", "cm", "DejaVu"))
     )
     return [name for name in _CJK if name in installed] + rest
+
+
+@cache
+def has_postscript_outlines(family: str) -> bool:
+    """Tell whether a font draws its glyphs with CFF outlines, not TrueType ones."""
+    try:
+        path = font_manager.findfont(family, fallback_to_default=False)
+    except ValueError:  # not installed here: the base font stands in
+        return False
+    return _sfnt_version(Path(path)) == b"OTTO"
+
+
+def _sfnt_version(path: Path) -> bytes:
+    """Read the four bytes that say how glyphs are drawn, in a collection those of its first face."""
+    with path.open("rb") as stream:
+        version = stream.read(4)
+        if version == b"ttcf":
+            stream.seek(12)
+            stream.seek(int.from_bytes(stream.read(4), "big"))
+            version = stream.read(4)
+    return version
 
 
 @cache

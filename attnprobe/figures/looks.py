@@ -4,6 +4,10 @@ from dataclasses import dataclass
 
 from attnprobe.errors import FigureError, nearest
 
+MM = 1 / 25.4
+"""Inches in a millimetre."""
+POINT = 1 / 72
+"""Inches in a point."""
 DIVERGING = "RdBu_r"
 """Red for more, blue for less, white for 0: told apart with every common colour blindness
 (ColorBrewer lists it as colour-blind safe), and even in lightness on both sides."""

@@ -5,14 +5,14 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from attnprobe.errors import FigureError
-from attnprobe.figures.fonts import already_warned
+from attnprobe.figures.fonts import already_warned, has_postscript_outlines
 
 _SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: searchable, editable
     "svg.hashsalt": "attnprobe",
-    "pdf.fonttype": 42,  # TrueType, which journals ask for
     "pdf.compression": 6,
 }
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -47,9 +47,19 @@ def save(figure: Figure, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.part")
     try:
-        with mpl.rc_context(_SETTINGS), already_warned():
+        with mpl.rc_context(_SETTINGS | {"pdf.fonttype": _pdf_font(figure)}), already_warned():
             figure.savefig(draft, **options)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
     return path
+
+
+def _pdf_font(figure: Figure) -> int:
+    """Choose how fonts go into a PDF: TrueType (42), which journals ask for, where that works.
+
+    Fonts with PostScript outlines, such as Noto CJK, would leave blanks that way; their glyphs are
+    drawn instead (Type 3).
+    """
+    used = {family for text in figure.findobj(Text) for family in text.get_fontfamily()}
+    return 3 if any(map(has_postscript_outlines, used)) else 42
