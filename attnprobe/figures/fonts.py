@@ -85,7 +85,7 @@ def has_postscript_outlines(family: str) -> bool:
 
 
 def _sfnt_version(path: Path) -> bytes:
-    """Read the four bytes that say how glyphs are drawn, in a collection those of its first face."""
+    """Read the four bytes that say how glyphs are drawn; in a collection, its first face's."""
     with path.open("rb") as stream:
         version = stream.read(4)
         if version == b"ttcf":
