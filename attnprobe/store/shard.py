@@ -31,6 +31,7 @@ class Shard:
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path, self.file = path, file
         self._columns: dict[str, np.ndarray] = {}
+        self._codes: dict[str, Code] = {}
 
     @classmethod
     def open(cls, path: Path, receipt: Receipt, manifest: Manifest, *, sealed: bool) -> "Shard":
@@ -92,7 +93,10 @@ class Shard:
         """Rebuild the encoding of a record."""
         wanted = [c.name for c in COLUMNS if c.name.startswith(("/span/", "/token/", "/sink/"))]
         parts = {name: self.part(name, record) for name in (*wanted, "/record/json")}
-        return encoding_from(parts, self.number("/record/n_prompt", record))
+        try:
+            return encoding_from(parts, self.number("/record/n_prompt", record))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise self.fault(f"record {record} cannot be rebuilt", error) from error
 
     def texts(self, record: int) -> tuple[str, ...]:
         """Rebuild the token texts of a record."""
@@ -101,11 +105,13 @@ class Shard:
 
     def code(self, name: str) -> Code:
         """Return the code in which a dataset is stored."""
-        stored = self.dataset(name).attrs.get("encoding")
-        key = stored.decode() if isinstance(stored, bytes) else ""
-        if key not in CODES or self.dataset(name).dtype != np.dtype(CODES[key].dtype):
-            raise self.fault(f"the encoding of {name} is not known", repr(stored))
-        return CODES[key]
+        if name not in self._codes:
+            stored = self.dataset(name).attrs.get("encoding")
+            key = stored.decode("utf-8", "replace") if isinstance(stored, bytes) else ""
+            if key not in CODES or self.dataset(name).dtype != np.dtype(CODES[key].dtype):
+                raise self.fault(f"the encoding of {name} is not known", repr(stored))
+            self._codes[name] = CODES[key]
+        return self._codes[name]
 
     def heavy(
         self, name: str, record: int, layers: Sequence[int], heads: Sequence[int],

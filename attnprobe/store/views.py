@@ -77,7 +77,9 @@ class Place:
     @property
     def roles(self) -> np.ndarray:
         """The role of each span."""
-        return np.array([role.decode() for role in self.part("/span/role").tolist()], np.str_)
+        return np.array(
+            [role.decode("utf-8", "replace") for role in self.part("/span/role").tolist()], np.str_
+        )
 
     def token_roles(self, positions: np.ndarray) -> np.ndarray:
         """Return the role of the span that holds each position."""
@@ -219,7 +221,8 @@ def masses(
         values = place.probabilities(name, chosen)
         if name == "/weights":
             return sum_rows(place, values, found)
-        return values.reshape(*values.shape[:2], len(stored), -1)[:, :, found]
+        every = values.reshape(*values.shape[:2], len(stored), -1)
+        return every if len(found) == len(stored) else every[:, :, found]
     return None
 
 

@@ -243,7 +243,8 @@ def _same(run: Manifest, asked: Manifest, path: Path) -> Manifest:
     lines = differences(run, asked)
     if lines:
         raise StoreError(
-            "a run with other settings is here\n  " + "\n  ".join(lines) + "\n",
-            where=str(path), fix="name another folder, or overwrite this run",
+            "a run with other settings is here; name another folder, or overwrite it:\n  "
+            + "\n  ".join(lines),
+            where=str(path),
         )  # fmt: skip
     return run

@@ -297,6 +297,17 @@ def test_a_chunk_that_skips_its_checksum_is_refused(run):
     assert "a chunk of /token/id goes without its filters" in refusal(run)
 
 
+def test_a_record_that_cannot_be_rebuilt_is_refused(run):
+    with h5py.File(shard_of(run), "r+", libver=("v110", "v110")) as file:
+        file["record/json"][0] = ord("[")
+    reseal(run)
+    with (
+        store.open_run(run) as opened,
+        pytest.raises(FormatError, match="record 0 cannot be rebuilt"),
+    ):
+        opened.encoding(RECORD)
+
+
 def test_unknown_additions_of_a_minor_version_are_ignored(run):
     with h5py.File(shard_of(run), "r+", libver=("v110", "v110")) as file:
         file.create_dataset("attribution/ig", data=np.arange(5), chunks=(5,), **FILTERS)
