@@ -9,6 +9,8 @@ import numpy as np
 
 from attnprobe.tasks.styles import NumberFormat, Step
 
+Number = int | float
+"""A term: int in integer families, float in real-valued ones."""
 Parameters = Mapping[str, Any]
 """What is fixed while the recurrence runs (JSON values), with its first terms under `start`."""
 
@@ -59,23 +61,23 @@ class Family(ABC):
         """Return the indices of the earlier terms that term `index` is computed from."""
 
     @abstractmethod
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Compute the term after `terms`, before rounding, reading no terms but its sources."""
 
     @abstractmethod
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """Write the computation of the term after `terms`, which are printed as `shown`."""
 
     def recompute(
-        self, history: Sequence[float], answer_prefix: Sequence[float], parameters: Parameters
-    ) -> float:
+        self, history: Sequence[Number], answer_prefix: Sequence[Number], parameters: Parameters
+    ) -> Number:
         """Compute the next printed value from other terms with the same parameters."""
         value = self.following([*history, *answer_prefix], parameters)
         return int(value) if self.kind == "integer" else round(value, parameters["decimals"])
 
-    def unroll(self, parameters: Parameters, shape: Shape) -> list[float] | None:
+    def unroll(self, parameters: Parameters, shape: Shape) -> list[Number] | None:
         """Run the recurrence; None when a value outgrows the number format."""
         limit = shape.number_format.limit(self.kind)
         terms = list(parameters["start"])
@@ -84,7 +86,7 @@ class Family(ABC):
         return terms if max(map(abs, terms)) < limit else None
 
     def step(
-        self, terms: Sequence[float], parameters: Parameters, result: str, fmt: NumberFormat
+        self, terms: Sequence[Number], parameters: Parameters, result: str, fmt: NumberFormat
     ) -> Step:
         """Write the computation of the term after `terms`."""
         shown = [fmt.text(term) for term in terms]
@@ -102,7 +104,7 @@ def sign(rng: np.random.Generator) -> int:
     return 1 if rng.random() < 0.5 else -1
 
 
-def uniform(rng: np.random.Generator, low: float, high: float, decimals: int) -> float:
+def uniform(rng: np.random.Generator, low: Number, high: Number, decimals: int) -> float:
     """Draw a number with fixed decimals from `[low, high]`."""
     unit = 10**decimals
     return int(rng.integers(round(low * unit), round(high * unit) + 1)) / unit

@@ -1,20 +1,23 @@
 """Draw instances, keep each in one split only, and write them as records."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from attnprobe.errors import DatasetError
-from attnprobe.tasks.sequences.family import Family, Parameters
+from attnprobe.tasks.sequences.family import Family, Number, Parameters
 from attnprobe.tasks.sequences.registry import FAMILIES, SPLITS
 from attnprobe.tasks.sequences.settings import MIN_HISTORY, SequenceSettings
 from attnprobe.tasks.styles import Problem, Segment, record_of
 from attnprobe.types import Record
 
 MAX_DRAWS = 4000
+MIN_UNITS = 200
+"""Least range of a real-valued history, in units of its last printed digit: the 2 % that an answer
+may be off are then four such units."""
 _ASKED = {
     ("en", "integer"): "Continue the sequence with the next {n} numbers.",
     ("en", "real"): "Continue the sequence with the next {n} numbers, rounded to {d} decimals.",
@@ -29,7 +32,7 @@ class Instance:
 
     family: Family
     parameters: Parameters
-    terms: tuple[float, ...]
+    terms: tuple[Number, ...]
     """History and answer, as they are printed."""
 
 
@@ -66,7 +69,7 @@ def generate_tests(settings: SequenceSettings | None = None) -> Iterator[Record]
 
 def instances(family: Family, settings: SequenceSettings) -> Iterator[Instance]:
     """Yield different instances of one family, as many as the settings ask for."""
-    drawn: set[tuple[float, ...]] = set()
+    drawn: set[tuple[Number, ...]] = set()
     for number in range(settings.n_per_family):
         instance = _draw(family, settings, number, drawn)
         drawn.add(instance.terms)
@@ -121,14 +124,14 @@ def _where(source: int, n_history: int) -> list[str | int]:
 
 
 def _draw(
-    family: Family, settings: SequenceSettings, number: int, drawn: set[tuple[float, ...]]
+    family: Family, settings: SequenceSettings, number: int, drawn: set[tuple[Number, ...]]
 ) -> Instance:
     rng = _generator(family, settings, number)
     far = settings.split == "unseen-parameters"
     for _ in range(MAX_DRAWS):
         parameters = family.draw(rng, settings.shape, far=far)
         terms = family.unroll(parameters, settings.shape) if parameters["start"] else None
-        if terms is None or len(set(terms)) < 3 or tuple(terms) in drawn:
+        if terms is None or tuple(terms) in drawn or not _moves(family, terms, settings):
             continue
         if split_of(terms) == settings.split:
             return Instance(family, parameters, tuple(terms))
@@ -141,7 +144,15 @@ def _draw(
     )
 
 
-def split_of(terms: "list[float] | tuple[float, ...]") -> str:
+def _moves(family: Family, terms: list[Number], settings: SequenceSettings) -> bool:
+    """Say whether a sequence is more than a constant, and real values more than rounding."""
+    history = terms[: settings.history]
+    if family.kind == "integer":
+        return len(set(terms)) >= 3
+    return max(history) - min(history) >= MIN_UNITS / 10**settings.number_format.decimals
+
+
+def split_of(terms: Sequence[Number]) -> str:
     """Return the one split that may hold a sequence.
 
     It follows from the first twelve terms alone, whatever family, seed or length they come with, so

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from attnprobe.tasks.sequences.family import Family, Parameters, Shape, magnitude, sign
+from attnprobe.tasks.sequences.family import Family, Number, Parameters, Shape, magnitude, sign
 from attnprobe.tasks.styles import operand
 
 
@@ -24,12 +24,12 @@ class Arithmetic(Family):
         """The term before."""
         return (index - 1,)
 
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Add the difference."""
         return terms[-1] + parameters["difference"]
 
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """`68 + 12`."""
         return f"{shown[-1]} {_signed(parameters['difference'])}"
@@ -51,12 +51,12 @@ class SecondDifference(Family):
         """The two terms before."""
         return (index - 2, index - 1)
 
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Go on by the last difference and the change of it."""
         return 2 * terms[-1] - terms[-2] + parameters["second_difference"]
 
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """`68 + (68 - 57) + 2`."""
         before, last = operand(shown[-2]), operand(shown[-1])
@@ -87,13 +87,13 @@ class Recurrence(Family):
         lags = [lag for lag, c in enumerate(parameters["coefficients"], start=1) if c]
         return tuple(index - lag for lag in reversed(lags))
 
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Add up the terms before, weighted."""
         weighted = (c * terms[-lag] for lag, c in enumerate(parameters["coefficients"], start=1))
         return sum(weighted) + parameters["constant"]
 
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """`1*68 + 2*57 - 3`."""
         products = [
@@ -141,12 +141,12 @@ class Modular(Family):
         """The term before."""
         return (index - 1,)
 
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Multiply, add, and keep the remainder."""
         return (parameters["a"] * terms[-1] + parameters["c"]) % parameters["p"]
 
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """`(7*23 + 5) mod 41`."""
         return f"({parameters['a']}*{shown[-1]} + {parameters['c']}) mod {parameters['p']}"
@@ -167,12 +167,12 @@ class Periodic(Family):
         """The term one period before."""
         return (index - parameters["period"],)
 
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Repeat."""
         return terms[-parameters["period"]]
 
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """`x13 = x9`."""
         return _copied(len(terms), len(terms) - parameters["period"])
@@ -198,12 +198,12 @@ class RunLength(Family):
         """The term before."""
         return (index - 1,)
 
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Repeat within a run, grow where the next begins."""
         return terms[-1] + self._growth(len(terms), parameters)
 
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """`68 + 0` within a run, `68 + 12` where the next begins."""
         return f"{shown[-1]} {_signed(self._growth(len(terms), parameters))}"
@@ -242,12 +242,12 @@ class CopyReverse(Family):
         size = parameters["size"]
         return (index - size if parameters["direction"] == "copy" else 2 * size - 1 - index,)
 
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Copy a term."""
         return terms[self.sources(len(terms), parameters)[0]]
 
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """`x13 = x5`."""
         return _copied(len(terms), self.sources(len(terms), parameters)[0])
@@ -273,13 +273,13 @@ class Interleave(Family):
         """The term two before."""
         return (index - 2,)
 
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Go on with the strand whose turn it is."""
         strand = parameters["strands"][len(terms) % 2]
         return strand["ratio"] * terms[-2] + strand["difference"]
 
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """`68 + 12` or `2*68`."""
         strand = parameters["strands"][len(terms) % 2]
@@ -304,12 +304,12 @@ class RandomWalk(Family):
         """The term before."""
         return (index - 1,)
 
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Add the increment that was drawn."""
         return terms[-1] + parameters["increments"][len(terms)]
 
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """`68 + 12`."""
         return f"{shown[-1]} {_signed(parameters['increments'][len(terms)])}"

@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from attnprobe.tasks.sequences.family import Family, Parameters, Shape, sign, uniform
+from attnprobe.tasks.sequences.family import Family, Number, Parameters, Shape, sign, uniform
 from attnprobe.tasks.styles import operand
 
 CAPACITY = 100
 """Upper end of the interval on which the logistic and the tent map live."""
+MIN_LAST = 20
+"""Least last value of a geometric sequence, in units of the last printed digit."""
 
 
 class Real(Family):
@@ -28,18 +30,24 @@ class Geometric(Real):
     name = "geometric"
 
     def draw(self, rng: np.random.Generator, shape: Shape, *, far: bool) -> dict[str, Any]:
-        """Ratios 1.05–1.45 of either sign, or 1.46–1.70 when `far`."""
-        decimals = shape.number_format.decimals
-        ratio = uniform(rng, 1.46, 1.70, 2) if far else uniform(rng, 1.05, 1.45, 2)
-        start = uniform(rng, 1, 60, decimals)
-        return {"ratio": sign(rng) * ratio, "start": [start], "decimals": decimals}
+        """Ratios 1.05–1.45 or 0.75–0.95 of either sign; 1.46–1.70 or 0.62–0.73 when `far`."""
+        fmt = shape.number_format
+        if rng.random() < 0.5:
+            ratio = uniform(rng, 1.46, 1.70, 2) if far else uniform(rng, 1.05, 1.45, 2)
+        else:
+            ratio = uniform(rng, 0.62, 0.73, 2) if far else uniform(rng, 0.75, 0.95, 2)
+        change = ratio ** (shape.length - 1)
+        high = min(fmt.limit("real") / max(change, 1), 60 if ratio > 1 else 999)
+        low = max(MIN_LAST / min(change, 1) / 10**fmt.decimals, high / 20)
+        start = [uniform(rng, low, high, fmt.decimals)] if low < high else []
+        return {"ratio": sign(rng) * ratio, "start": start, "decimals": fmt.decimals}
 
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Multiply."""
         return parameters["ratio"] * terms[-1]
 
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """`1.25*68.00`."""
         return f"{operand(str(parameters['ratio']))}*{operand(shown[-1])}"
@@ -57,12 +65,12 @@ class LogisticMap(Real):
         rate = uniform(rng, 3.86, 3.99, 2) if far else uniform(rng, 3.60, 3.84, 2)
         return {"rate": rate, "start": [uniform(rng, 5, 95, decimals)], "decimals": decimals}
 
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Grow, limited by the capacity."""
         return parameters["rate"] * terms[-1] * (1 - terms[-1] / CAPACITY)
 
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """`3.71*52.10*(1 - 52.10/100)`."""
         last = operand(shown[-1])
@@ -82,12 +90,12 @@ class TentMap(Real):
         slope = uniform(rng, 1.80, 1.97, 2) if far else uniform(rng, 1.50, 1.79, 2)
         return {"slope": slope, "start": [uniform(rng, 5, 95, decimals)], "decimals": decimals}
 
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Stretch the distance from the nearer end."""
         return parameters["slope"] * min(terms[-1], CAPACITY - terms[-1])
 
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """`1.71*52.10` or `1.71*(100 - 52.10)`."""
         last = operand(shown[-1])
@@ -113,12 +121,12 @@ class DampedOscillator(Real):
         """The two terms before."""
         return (index - 2, index - 1)
 
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Swing on from the last term, pulled back by the one before."""
         return parameters["swing"] * terms[-1] - parameters["damping"] * terms[-2]
 
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """`1.532*68.00 - 0.903*57.00`."""
         before, last = operand(shown[-2]), operand(shown[-1])
@@ -163,7 +171,7 @@ class EulerOde(Real):
         pair = index - index % 2
         return (pair - 2, pair - 1)
 
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Take one Euler step."""
         p = parameters
         if p["system"] == "decay":
@@ -174,7 +182,7 @@ class EulerOde(Real):
         return v + p["h"] * v * (p["c"] * u - p["d"])
 
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """`512.00 - 0.1*0.8*512.00`, or the same with the rates of prey or predators."""
         p = parameters
@@ -203,7 +211,7 @@ class Lorenz(Real):
         """Any start near the attractor; there is no parameter that could be `far`."""
         decimals = shape.number_format.decimals
         state = (uniform(rng, -12, 12, 3), uniform(rng, -12, 12, 3), uniform(rng, 18, 32, 3))
-        for _ in range(40):
+        for _ in range(12):
             state = self._advance(state)
         x, y, z = state
         start = x = round(x, decimals)
@@ -214,13 +222,13 @@ class Lorenz(Real):
             hidden.append([y, z])
         return {"hidden": hidden, "start": [start], "decimals": decimals}
 
-    def following(self, terms: Sequence[float], parameters: Parameters) -> float:
+    def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
         """Integrate from the last x and the y, z that go with it."""
         y, z = parameters["hidden"][len(terms) - 1]
         return self._advance((terms[-1], y, z))[0]
 
     def expression(
-        self, shown: Sequence[str], terms: Sequence[float], parameters: Parameters
+        self, shown: Sequence[str], terms: Sequence[Number], parameters: Parameters
     ) -> str:
         """`-8.31 + 1.20`: the term and its change."""
         decimals = parameters["decimals"]
@@ -228,22 +236,19 @@ class Lorenz(Real):
         return f"{shown[-1]} {'-' if change < 0 else '+'} {abs(change):.{decimals}f}"
 
     def _advance(self, state: tuple[float, float, float]) -> tuple[float, float, float]:
-        for _ in range(self.n_steps):
-            state = self._runge_kutta(state)
-        return state
-
-    def _runge_kutta(self, state: tuple[float, float, float]) -> tuple[float, float, float]:
+        """Integrate from one printed term to the next."""
+        # The slopes are written out: a call for each would take most of a dataset's time.
         x, y, z = state
-        h = self.time_step
-        a0, a1, a2 = self._slope(x, y, z)
-        b0, b1, b2 = self._slope(x + h / 2 * a0, y + h / 2 * a1, z + h / 2 * a2)
-        c0, c1, c2 = self._slope(x + h / 2 * b0, y + h / 2 * b1, z + h / 2 * b2)
-        d0, d1, d2 = self._slope(x + h * c0, y + h * c1, z + h * c2)
-        return (
-            x + h / 6 * (a0 + 2 * b0 + 2 * c0 + d0),
-            y + h / 6 * (a1 + 2 * b1 + 2 * c1 + d1),
-            z + h / 6 * (a2 + 2 * b2 + 2 * c2 + d2),
-        )
-
-    def _slope(self, x: float, y: float, z: float) -> tuple[float, float, float]:
-        return self.sigma * (y - x), x * (self.rho - z) - y, x * y - self.beta * z
+        sigma, rho, beta, h = self.sigma, self.rho, self.beta, self.time_step
+        for _ in range(self.n_steps):
+            a0, a1, a2 = sigma * (y - x), x * (rho - z) - y, x * y - beta * z
+            u, v, w = x + h / 2 * a0, y + h / 2 * a1, z + h / 2 * a2
+            b0, b1, b2 = sigma * (v - u), u * (rho - w) - v, u * v - beta * w
+            u, v, w = x + h / 2 * b0, y + h / 2 * b1, z + h / 2 * b2
+            c0, c1, c2 = sigma * (v - u), u * (rho - w) - v, u * v - beta * w
+            u, v, w = x + h * c0, y + h * c1, z + h * c2
+            d0, d1, d2 = sigma * (v - u), u * (rho - w) - v, u * v - beta * w
+            x += h / 6 * (a0 + 2 * b0 + 2 * c0 + d0)
+            y += h / 6 * (a1 + 2 * b1 + 2 * c1 + d1)
+            z += h / 6 * (a2 + 2 * b2 + 2 * c2 + d2)
+        return x, y, z

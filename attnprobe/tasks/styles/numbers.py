@@ -56,7 +56,7 @@ class NumberFormat:
         """Return the bound that every value of an `integer` or `real` family stays below."""
         return 10.0 ** (self.digits - (self.decimals if kind == "real" else 0))
 
-    def text(self, value: float) -> str:
+    def text(self, value: int | float) -> str:
         """Print one value: an int as it is, a float with the fixed number of decimals."""
         if isinstance(value, int):
             return str(value)
@@ -73,7 +73,7 @@ class FoundNumber(NamedTuple):
 
     start: int
     stop: int
-    value: float
+    value: int | float
 
 
 class NumberLine(NamedTuple):

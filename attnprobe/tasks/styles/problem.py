@@ -155,12 +155,16 @@ def coarse_text(problem: Problem) -> CoarseText:
             expected="a horizon that is a multiple of the block, a history of at least one block",
             fix="change the horizon or the size of the coarse reading",
         )
-    shown = _blocks(answer, reading)
-    past = _blocks(history[len(history) % size :], reading)
-    return CoarseText(past, shown, _coarse_meta(reading, shown), {"size": size})
+    decimals = _decimals(answer[0]) + (reading.kind == "means")
+    past, shown = (
+        tuple(_plain(_block(total, reading, decimals)) for total in _sums(terms, size))
+        for terms in (history[len(history) % size :], answer)
+    )
+    meta = _coarse_meta(reading, shown) | {"decimals": decimals}
+    return CoarseText(past, shown, meta, {"size": size})
 
 
-def coarse_values(answer: Sequence[float], coarse: Mapping[str, Any]) -> list[float]:
+def coarse_values(answer: Sequence[int | float], coarse: Mapping[str, Any]) -> list[float]:
     """Reduce the numbers of an answer to coarse values, by the `coarse` entry of a record's meta.
 
     This is how a style that writes no block values is scored beside one that does. Numbers that
@@ -175,8 +179,10 @@ def coarse_values(answer: Sequence[float], coarse: Mapping[str, Any]) -> list[fl
         ends = [*answer[size - 1 :: size], *(answer[-1:] if len(answer) % size else [])]
         return [float(value) for value in ends]
     whole = len(answer) - len(answer) % size
-    blocks = [answer[start : start + size] for start in range(0, whole, size)]
-    return [round(sum(b) / (size if kind == "means" else 1), 9) for b in blocks]
+    totals = _sums([Decimal(repr(value)) for value in answer[:whole]], size)
+    if kind == "sums":
+        return [float(total) for total in totals]
+    return [float(_mean(total, size, int(coarse["decimals"]))) for total in totals]
 
 
 def merge_steps(steps: Sequence[Step], size: int) -> tuple[Step, ...]:
@@ -222,7 +228,9 @@ def _merge(group: Sequence[Step]) -> Step:
 def _insert(expression: str, earlier: Step) -> tuple[str, bool]:
     if not earlier.result:
         return expression, False
-    pattern = rf"(?<![\w.]){re.escape(operand(earlier.result))}(?![\w.])"
+    value = re.escape(earlier.result)
+    inside = re.escape(operand(earlier.result))
+    pattern = rf"(?<![\w.]){inside}(?![\w.])|^{value}(?![\w.])"
     merged, count = re.subn(pattern, lambda _: f"({earlier.expression})", expression)
     return merged, count > 0
 
@@ -233,19 +241,21 @@ def _coarse_meta(reading: CoarseReading, answer: Sequence[str]) -> dict[str, Any
     return {"reading": reading.kind, "size": reading.size, "answer": numbers if whole else None}
 
 
-def _blocks(values: Sequence[Decimal], reading: CoarseReading) -> tuple[str, ...]:
-    size = reading.size
-    sums = [sum(values[start : start + size], Decimal(0)) for start in range(0, len(values), size)]
-    if reading.kind == "sums":
-        return tuple(_plain(value) for value in sums)
-    return tuple(_plain(_mean(value, size)) for value in sums)
+def _sums(values: Sequence[Decimal], size: int) -> list[Decimal]:
+    return [sum(values[start : start + size], Decimal(0)) for start in range(0, len(values), size)]
 
 
-def _mean(total: Decimal, size: int) -> Decimal:
-    """Divide, keeping one decimal more than the terms have."""
-    exponent = total.as_tuple().exponent
-    unit = Decimal(1).scaleb(int(exponent) - 1)
-    return (total / size).quantize(unit, ROUND_HALF_EVEN)
+def _block(total: Decimal, reading: CoarseReading, decimals: int) -> Decimal:
+    return _mean(total, reading.size, decimals) if reading.kind == "means" else total
+
+
+def _mean(total: Decimal, size: int, decimals: int) -> Decimal:
+    """Divide and round to what a mean is printed with: one decimal more than the terms."""
+    return (total / size).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_EVEN)
+
+
+def _decimals(value: Decimal) -> int:
+    return -int(value.as_tuple().exponent)
 
 
 def _plain(value: Decimal) -> str:
@@ -255,7 +265,7 @@ def _plain(value: Decimal) -> str:
 def _bins(history: Sequence[Decimal], count: int) -> tuple[Decimal, Decimal]:
     """Divide the range of the history into `count` bins whose width the number format can print."""
     low, high = min(history), max(history)
-    unit = Decimal(1).scaleb(int(low.as_tuple().exponent))
+    unit = Decimal(1).scaleb(-_decimals(low))
     n_units = int((high - low) / unit) + 1
     return low, -(-n_units // count) * unit
 
