@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -210,6 +210,7 @@ class Capture:
     pooled: Masses | None = None
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Where captures go. The store's writer is one; a list in a notebook can be another."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -50,6 +50,7 @@ class AttentionCall:
         return int(self.module.layer_idx)  # pyright: ignore[reportArgumentType]
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Sees each attention call of a switched model."""
 
@@ -67,9 +68,14 @@ def implementation_of(model: torch.nn.Module) -> str:
     """Return the name of the attention implementation that a transformers model uses.
 
     Raises:
-        ModelError: If the model's attention cannot be reached through transformers' interface.
+        ModelError: If the model's attention cannot be reached through transformers' interface, or
+            another recording is active.
     """
     inner = transformers_model(model)
+    if _observer.get() is not None:
+        raise ModelError(
+            "a recording is active already", fix="leave the outer `record` before the next one"
+        )
     name = getattr(inner.config, "_attn_implementation", None)
     if not isinstance(name, str) or not inner._can_set_attn_implementation():
         raise ModelError(
@@ -92,15 +98,7 @@ def transformers_model(model: torch.nn.Module) -> PreTrainedModel:
 
 @contextmanager
 def observed(model: torch.nn.Module, observer: Observer) -> Iterator[None]:
-    """Show every attention call of `model` to `observer`; the model leaves as it came.
-
-    Raises:
-        ModelError: If another observer is active.
-    """
-    if _observer.get() is not None:
-        raise ModelError(
-            "a recording is active already", fix="leave the outer `record` before the next one"
-        )
+    """Show every attention call of `model` to `observer`; the model leaves as it came."""
     _register()
     configs = _configs(model)
     before = [config._attn_implementation_internal for config in configs]
