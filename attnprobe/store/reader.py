@@ -46,6 +46,7 @@ class Run:
         self.path = path
         self.manifest = read_manifest(path)
         self.receipts = self._read_receipts()
+        self._check_planned()
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._sealed: set[int] = set()
 
@@ -225,6 +226,14 @@ class Run:
         found = [read_receipt(self.path, chunk) for chunk in chunks]
         return tuple(receipt for receipt in found if receipt is not None)
 
+    def _check_planned(self) -> None:
+        for receipt in self.receipts:
+            if receipt.ids != [record.id for record in self.manifest.plan[receipt.chunk]]:
+                raise FormatError(
+                    "the receipt lists other records than the plan", where=str(self.path),
+                    got=shard_name(receipt.chunk),
+                )  # fmt: skip
+
     @cached_property
     def _where(self) -> dict[str, tuple[int, int]]:
         """Receipt and position of each record."""
@@ -283,7 +292,7 @@ class Run:
         if absent or not numbers:
             raise SelectionError(
                 f"{name} {absent[0]} is not stored" if absent else f"no {name} was asked for",
-                where=str(self.path), expected=f"of {_shown(there)}",
+                where=str(self.path), expected=f"one of {_shown(there)}",
             )  # fmt: skip
         return positions, numbers
 

@@ -109,7 +109,7 @@ def _positions(wanted: np.ndarray, stored: np.ndarray) -> np.ndarray | None:
 def weights(place: Place, chosen: Selection) -> xr.DataArray:
     """Return stored rows as a square-sided array, 0 where a key was not visible."""
     queries = place.part("/row/query")
-    if not len(queries):
+    if not place.shard.dataset("/row/query").shape[0]:
         raise lacking(place.id, "attention rows", "rows")
     lengths, n_keys = place.part("/row/length"), place.n_tokens
     pairs = place.probabilities("/weights", chosen)
@@ -213,6 +213,9 @@ def masses(
 
     Stored masses of steps come first, then rows, which are summed here, then pooled masses.
     """
+    if not len(queries):
+        n_groups = len(place.part("/group/start"))
+        return np.zeros((len(chosen.layers), len(chosen.heads), 0, n_groups), np.float32)
     for name in ("/step_mass", "/weights", "/pooled"):
         stored = place.part("/row/query" if name == "/weights" else f"{name}_query")
         found = _positions(queries, stored)

@@ -350,6 +350,7 @@ def test_a_newer_major_version_is_refused(run):
         (lambda m: m["receipts"][0].update(bytes=-1), "'bytes' is out of range; got -1"),
         (lambda m: m["receipts"][0]["records"]["item"].pop(), "'records.item' is damaged"),
         (lambda m: m["receipts"][0].update(chunk=3), "the manifest lacks receipts"),
+        (lambda m: m["plan"][0].reverse(), "the receipt lists other records than the plan"),
     ],
 )
 def test_damaged_manifests_are_refused(run, change, text):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ from attnprobe import store
 from attnprobe.errors import MeasureError, SelectionError
 from attnprobe.store import reader
 from tests.store.builders import (
+    causal_weights,
     chunked,
+    make_capture,
     make_captures,
     make_encoding,
     make_record,
     make_run,
     open_writer,
+    write_missing,
 )
 
 COARSE, STEPWISE = "task0-000/coarse", "task0-000/stepwise"
@@ -132,9 +136,9 @@ def test_layers_go_by_their_number_in_the_model(tmp_path):
         assert (run.layers, run.heads) == ((5, 9), (0, 2, 7))
         part = run.weights(COARSE, layer=9, head=7)
         assert np.array_equal(part.values[0, 0], run.weights(COARSE).values[1, 2])
-        with pytest.raises(SelectionError, match=r"layer 0 is not stored; expected of 5, 9"):
+        with pytest.raises(SelectionError, match=r"layer 0 is not stored; expected one of 5, 9"):
             run.weights(COARSE, layer=0)
-        with pytest.raises(SelectionError, match=r"head 3 is not stored; expected of 0, 2, 7"):
+        with pytest.raises(SelectionError, match=r"head 3 is not stored; expected one of 0, 2, 7"):
             run.step_mass(COARSE, head=[0, 3])
         with pytest.raises(SelectionError, match=r"no head was asked for"):
             run.step_mass(COARSE, head=[])
@@ -206,3 +210,17 @@ def test_builders_make_honest_encodings():
         assert ("coarse_history" in roles) == (style == "coarse")
         assert ("step_1" in roles) == (style == "stepwise")
         assert roles[-1] == "answer"
+
+
+def test_a_record_without_a_target_has_no_steps_but_no_fault_either(tmp_path):
+    rng = np.random.default_rng(0)
+    records = [make_record("coarse", 0, item, rng) for item in range(2)]
+    records[0] = replace(records[0], target=())
+    encodings = [make_encoding(record) for record in records]
+    captures = [make_capture(e, causal_weights(e, 2, 3, rng)) for e in encodings]
+    write_missing(open_writer(tmp_path / "run", captures), captures)
+    with store.open_run(tmp_path / "run") as run:
+        sizes = {record_id: mass.sizes["step"] for record_id, mass in run.iter_step_mass()}
+        assert list(sizes.values()) == [0, 3]
+        assert run.weights(records[0].id).sizes["query"] == 0
+        assert run.pooled(records[0].id).sizes["query"] == encodings[0].n_tokens

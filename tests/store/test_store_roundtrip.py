@@ -191,6 +191,7 @@ def assert_comes_back(run, capture, bound):
     back = run.encoding(record_id)
     assert (back.record, back.texts, back.groups) == (there.record, there.texts, there.groups)
     assert run.predictions(record_id).sizes["step"] == there.n_steps
+    assert run.step_mass(record_id).sizes["step"] == there.n_steps
     if there.n_steps:
         weights, expected = run.weights(record_id).values, dense(capture)
         assert abs(weights - expected).max() <= bound
