@@ -53,7 +53,7 @@ class Family(ABC):
             rng: Where chance comes from.
             shape: Length and number format.
             far: Draw from the parameter range kept for `unseen-parameters`, which shares no value
-                with the other.
+                with the other. Families that are held out whole have one range only.
         """
 
     @abstractmethod

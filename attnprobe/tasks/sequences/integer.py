@@ -67,7 +67,7 @@ class Recurrence(Family):
     """x' = Σ cₖ·x₋ₖ + c, of a fixed order."""
 
     near_coefficients: ClassVar[tuple[tuple[int, ...], ...]]
-    far_coefficients: ClassVar[tuple[tuple[int, ...], ...]]
+    far_coefficients: ClassVar[tuple[tuple[int, ...], ...]] = ()
     largest_start: ClassVar[int]
 
     def draw(self, rng: np.random.Generator, shape: Shape, *, far: bool) -> dict[str, Any]:
@@ -118,8 +118,10 @@ class Order3Recurrence(Recurrence):
 
     name = "order3_recurrence"
     held_out = True
-    near_coefficients = ((1, 0, 1), (0, 1, 1), (1, -1, 2), (1, 1, -2), (-1, 1, 2), (0, -1, 2))
-    far_coefficients = ((1, 1, 1), (-1, 0, 1), (0, 2, 1))
+    near_coefficients = (
+        *((1, 0, 1), (0, 1, 1), (1, -1, 2), (1, 1, -2), (-1, 1, 2), (0, -1, 2)),
+        *((1, 1, 1), (-1, 0, 1), (0, 2, 1)),
+    )
     largest_start = 60
 
 
@@ -159,8 +161,8 @@ class Periodic(Family):
     held_out = True
 
     def draw(self, rng: np.random.Generator, shape: Shape, *, far: bool) -> dict[str, Any]:
-        """Periods 3–5, or 6 when `far`; all values of a period differ."""
-        period = 6 if far else int(rng.integers(3, 6))
+        """Periods 3–6; all values of a period differ."""
+        period = int(rng.integers(3, 7))
         return {"period": period, "start": distinct(rng, period, shape.number_format.digits)}
 
     def sources(self, index: int, parameters: Parameters) -> tuple[int, ...]:
@@ -221,7 +223,7 @@ class CopyReverse(Family):
     name = "copy_reverse"
 
     def draw(self, rng: np.random.Generator, shape: Shape, *, far: bool) -> dict[str, Any]:
-        """Values below half of what fits in the digits, or from there on when `far`.
+        """Values whose first digit is 1–6, or 7–9 when `far`.
 
         Of the second list at least three terms are history, and the answer does not outrun it.
         """
@@ -231,7 +233,7 @@ class CopyReverse(Family):
         size = int(rng.integers(shortest, longest + 1))
         direction = "copy" if rng.random() < 0.5 else "reverse"
         top = 10 ** int(rng.integers(2, max(2, min(shape.number_format.digits, 4)) + 1))
-        low, high = (top // 2, top) if far else (1, top // 2)
+        low, high = (top // 10 * 7, top) if far else (top // 10, top // 10 * 7)
         if high - low < size:
             return {"direction": direction, "size": 0, "start": []}
         values = rng.choice(high - low, size, replace=False) + low
@@ -260,9 +262,8 @@ class Interleave(Family):
     held_out = True
 
     def draw(self, rng: np.random.Generator, shape: Shape, *, far: bool) -> dict[str, Any]:
-        """Differences 2–19 (20–39 when `far`) or, in one strand at most, a ratio of 2."""
-        size = (20, 40) if far else (2, 20)
-        strands = [{"ratio": 1, "difference": sign(rng) * int(rng.integers(*size))} for _ in "ab"]
+        """Differences 2–39 or, in one strand at most, a ratio of 2."""
+        strands = [{"ratio": 1, "difference": sign(rng) * int(rng.integers(2, 40))} for _ in "ab"]
         if rng.random() < 0.5:
             strands[int(rng.integers(2))] = {"ratio": 2, "difference": 0}
         digits = shape.number_format.digits

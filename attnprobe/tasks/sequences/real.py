@@ -85,9 +85,9 @@ class TentMap(Real):
     chaotic = True
 
     def draw(self, rng: np.random.Generator, shape: Shape, *, far: bool) -> dict[str, Any]:
-        """Slopes 1.50–1.79, or 1.80–1.97 when `far`."""
+        """Slopes 1.50–1.97."""
         decimals = shape.number_format.decimals
-        slope = uniform(rng, 1.80, 1.97, 2) if far else uniform(rng, 1.50, 1.79, 2)
+        slope = uniform(rng, 1.50, 1.97, 2)
         return {"slope": slope, "start": [uniform(rng, 5, 95, decimals)], "decimals": decimals}
 
     def following(self, terms: Sequence[Number], parameters: Parameters) -> Number:
@@ -110,9 +110,9 @@ class DampedOscillator(Real):
     held_out = True
 
     def draw(self, rng: np.random.Generator, shape: Shape, *, far: bool) -> dict[str, Any]:
-        """ρ² 0.85–0.98 with cos(ω) in ±0.9, or 0.75–0.84 when `far`."""
+        """ρ² 0.75–0.98, cos(ω) in ±0.9."""
         decimals = shape.number_format.decimals
-        damping = uniform(rng, 0.75, 0.84, 3) if far else uniform(rng, 0.85, 0.98, 3)
+        damping = uniform(rng, 0.75, 0.98, 3)
         swing = round(2 * damping**0.5 * uniform(rng, -0.9, 0.9, 3), 3)
         start = [sign(rng) * uniform(rng, 20, 95, decimals) for _ in range(2)]
         return {"swing": swing, "damping": damping, "start": start, "decimals": decimals}
@@ -208,7 +208,7 @@ class Lorenz(Real):
     time_step, n_steps = 0.01, 8
 
     def draw(self, rng: np.random.Generator, shape: Shape, *, far: bool) -> dict[str, Any]:
-        """Any start near the attractor; there is no parameter that could be `far`."""
+        """Any start near the attractor."""
         decimals = shape.number_format.decimals
         state = (uniform(rng, -12, 12, 3), uniform(rng, -12, 12, 3), uniform(rng, 18, 32, 3))
         for _ in range(12):

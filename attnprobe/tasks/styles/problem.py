@@ -237,8 +237,8 @@ def _insert(expression: str, earlier: Step) -> tuple[str, bool]:
 
 def _coarse_meta(reading: CoarseReading, answer: Sequence[str]) -> dict[str, Any]:
     numbers = [number_of(text) for text in answer if text]
-    whole = len(numbers) == len(answer)
-    return {"reading": reading.kind, "size": reading.size, "answer": numbers if whole else None}
+    known = numbers and len(numbers) == len(answer)
+    return {"reading": reading.kind, "size": reading.size, "answer": numbers if known else None}
 
 
 def _sums(values: Sequence[Decimal], size: int) -> list[Decimal]:

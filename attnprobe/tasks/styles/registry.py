@@ -47,8 +47,8 @@ def record_of(problem: Problem, style: str, *, split: str) -> Record:
 
     Returns:
         A record with id `item/style`. Its meta holds `horizon`, `answer` (numbers), `language`,
-        `coarse` (reading, size and true coarse values; None where they do not apply) and all that
-        the problem carries.
+        `coarse` (reading, size and the true coarse values under `answer`, None without any; all
+        None where the reading does not fit the problem) and all that the problem carries.
 
     Raises:
         DatasetError: If the style is unknown or cannot write this problem.
@@ -75,10 +75,9 @@ def record_of(problem: Problem, style: str, *, split: str) -> Record:
 
 def _coarse_meta(problem: Problem) -> dict[str, Any] | None:
     try:
-        meta = dict(coarse_text(problem).meta)
+        return dict(coarse_text(problem).meta)
     except DatasetError:
         return None
-    return meta if meta["answer"] else None
 
 
 class _AsWritten(BaseStyle):

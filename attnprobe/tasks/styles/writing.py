@@ -60,7 +60,7 @@ class BaseStyle:
         """Reduce the answer to coarse values, where the record says how."""
         coarse = record.meta.get("coarse")
         answer = self.read_answer(text, record)
-        if coarse is None or answer is None:
+        if not coarse or not coarse.get("answer") or answer is None:
             return None
         return coarse_values(answer, coarse) or None
 
