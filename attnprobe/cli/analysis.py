@@ -1,6 +1,6 @@
 """`attnprobe contrast` and `attnprobe plot`."""
 
-import json
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,14 +55,15 @@ def contrast(
         )
     if out is not None:
         say(f"wrote {result.save(out)}")
-    rows = result.to_table()
     if as_json:
-        facts = {**result.describe(), "verdict": result.verdict(), "heads": rows}
-        print(json.dumps(facts, ensure_ascii=False, indent=2))
+        print(result.to_json())
         return
     print(result.verdict())
+    rows = [row for row in result.to_table() if not math.isnan(row["p_adjusted"])]
     rows.sort(key=lambda row: (row["p_adjusted"], -abs(row["estimate"])))
-    show_table(rows[:top], title=f"{min(top, len(rows))} of {len(rows)} heads, by adjusted p")
+    show_table(
+        rows[:top], title=f"{min(top, len(rows))} of {len(rows)} tested heads, by adjusted p"
+    )
 
 
 @plot.command()
