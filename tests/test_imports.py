@@ -56,7 +56,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 def part_of(path):
     """The module of the design that a file belongs to; None for the package's own files."""
     name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return None if name == "__init__" else name
+    return None if name in ("__init__", "__main__") else name
 
 
 def imports(path, top_level_only=False):

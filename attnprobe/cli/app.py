@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -53,17 +53,22 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         print(f"attnprobe {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
 def _common(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True,
-                                 help="Show the version and exit."),
-) -> None:  # fmt: skip
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
     """Options that every command has."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a C locale must not lose Chinese text
@@ -110,18 +115,20 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task(title, total=None)
-        begun = False
+    progress = Progress(*columns, console=Console(stderr=True))
+    bar = progress.add_task(title, total=None)
 
-        def update(done: int, total: int) -> None:
-            nonlocal begun
-            if not begun:  # what was sealed before says nothing about this run's speed
-                progress.reset(bar, total=total, completed=done)
-                begun = True
-            progress.update(bar, completed=done, total=total)
+    def update(done: int, total: int) -> None:
+        if not progress.live.is_started:  # what was sealed before says nothing about the speed
+            progress.reset(bar, total=total, completed=done)
+            progress.start()
+        progress.update(bar, completed=done, total=total)
 
+    try:
         yield update
+    finally:
+        if progress.live.is_started:
+            progress.stop()
 
 
 def numbers(text: str | None, option: str) -> tuple[int, ...] | None:

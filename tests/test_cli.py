@@ -1,0 +1,149 @@
+"""The commands, from the outside: output, files, exit codes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from attnprobe.cli import app
+from attnprobe.cli.app import numbers
+from attnprobe.errors import SelectionError
+from attnprobe.records import read_records
+from tests.store.builders import make_run
+from tests.tiny import save_model
+
+RUNNER = CliRunner()
+
+
+def invoke(*arguments):
+    return RUNNER.invoke(app, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run") / "run", effect=2.0)
+
+
+def test_from_a_dataset_to_figures(model, tmp_path):
+    data, run = tmp_path / "data.jsonl", tmp_path / "run"
+    succeed(
+        "dataset", "sequences", "-o", data, "--split", "seen", "--items", 2, "--styles",
+        "coarse,stepwise", "--families",
+        "arithmetic,geometric,second_difference,order2_recurrence,modular,logistic_map",
+    )  # fmt: skip
+    assert len(list(read_records(data))) == 24
+    result = succeed("extract", data, "-m", model, "-o", run, "--keep", "rows", "--keep", "pooled")
+    assert "24 records" in result.stderr
+    assert result.stdout == ""
+    facts = json.loads(succeed("info", run, "--json").stdout)
+    assert facts["complete"] is True
+    assert facts["keep"] == ["pooled", "rows"]
+    assert "LlamaForCausalLM" in succeed("info", run).stdout
+    result = succeed("contrast", run, "-o", tmp_path / "c.csv", "--top", 3)
+    assert "heads differ at a family-wise error rate of 0.05" in result.stdout
+    with (tmp_path / "c.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 12
+    for kind, suffix in (("heads", "png"), ("segments", "svg"), ("heads", "pdf")):
+        succeed("plot", kind, run, "-o", tmp_path / f"{kind}.{suffix}")
+    assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
+    assert "coarse_history" in (tmp_path / "segments.svg").read_text()
+    assert (tmp_path / "heads.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_demo_runs_whole_and_again(model, tmp_path):
+    first = succeed("demo", "--out", tmp_path / "demo", "--model", model)
+    assert "enrichment, answer → history: coarse − stepwise (bits)." in first.stdout
+    names = ["data.jsonl", "run", "contrast.csv", "heads.png", "segments.png"]
+    assert first.stdout.splitlines()[-5:] == [str(tmp_path / "demo" / name) for name in names]
+    again = succeed("demo", "--out", tmp_path / "demo", "--model", model)
+    assert again.stdout == first.stdout
+
+
+def test_contrast_as_json_is_json(run):
+    facts = json.loads(succeed("contrast", run, "--json").stdout)
+    assert len(facts["heads"]) == 6
+    assert facts["a"] == "coarse"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["contrast", "RUN", "--a", "corse"],
+            "did you mean 'coarse'?",
+        ),
+        (["contrast", "RUN", "--measure", "enrichmnt"], "did you mean 'enrichment'?"),
+        (["contrast", "RUN", "--key", "coarse_history"], "coarse_history"),
+        (["contrast", "RUN", "--by", "family"], "--by: unknown unit of inference; got family"),
+        (["plot", "heads", "RUN", "-o", "OUT/fig.gif"], ".gif"),
+        (["plot", "segments", "RUN", "-o", "OUT/f.png", "--layers", "0,x"], "--layers: no selecti"),
+        (["info", "OUT/nothing"], "nothing"),
+        (["extract", "OUT/none.jsonl", "-m", "MODEL", "-o", "OUT/r"], "cannot read this file"),
+        (["extract", "DATA", "-m", "OUT/no", "-o", "OUT/r"], "no model folder there"),
+        (["extract", "DATA", "-m", "MODEL", "-o", "OUT/r", "--keep", "all"], "--keep: unknown"),
+        (["extract", "DATA", "-m", "MODEL", "-o", "OUT/r", "--batch-size", "-1"], "--batch-size"),
+        (["dataset", "sequences", "-o", "OUT/d.jsonl", "--families", "arithmetik"], "'arithmetic'"),
+        (["dataset", "sequences", "-o", "OUT/d.jsonl", "--coarse", "sums:x"], "--coarse"),
+        (["dataset", "sequences", "-o", "OUT/d.jsonl", "--styles", ""], "nothing to write"),
+    ],
+)
+def test_bad_input_exits_with_2_and_a_message(run, model, tmp_path, arguments, message):
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"id": "a", "item": "a", "style": "s", "prompt": "1", "target": "2"}\n')
+    places = {"RUN": str(run), "MODEL": str(model), "DATA": str(data)}
+    result = invoke(*(places.get(part, part.replace("OUT", str(tmp_path))) for part in arguments))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_selections_of_numbers():
+    assert numbers("0,5-7,6", "--layers") == (0, 5, 6, 7)
+    assert numbers(None, "--layers") is None
+    for bad in ("", "a", "1-", "-1", "3-1", "1,,2"):
+        with pytest.raises(SelectionError, match="--layers"):
+            numbers(bad, "--layers")
+
+
+def test_no_arguments_shows_help_and_version_shows_the_version():
+    assert "extract" in invoke().output
+    assert succeed("--version").stdout.startswith("attnprobe 0.")
+
+
+def test_interrupting_exits_with_130_and_keeps_what_was_sealed(model, tmp_path):
+    data = tmp_path / "data.jsonl"
+    succeed("dataset", "sequences", "-o", data, "--split", "seen", "--items", 20)
+    command = [
+        sys.executable, "-m", "attnprobe", "extract", str(data), "-m", str(model), "-o",
+        str(tmp_path / "run"), "--records-per-chunk", "2",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    shards = tmp_path / "run" / "shards"
+    end = time.monotonic() + 120
+    while not list(shards.glob("*.json")) and time.monotonic() < end:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "what was sealed stays" in stderr
+    facts = json.loads(succeed("info", tmp_path / "run", "--json").stdout)
+    assert facts["complete"] is False
+    assert facts["records"]["sealed"] >= 2
