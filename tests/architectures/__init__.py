@@ -1,0 +1,1 @@
+"""Every architecture that attnprobe promises to record, as tiny random models."""
