@@ -68,7 +68,7 @@ def check_columns(columns: Sequence[str], where: str) -> None:
             raise RecordError(f"column '{name}' is there twice", where=where, fix="rename one")
     for name in columns:
         folded = name.strip().lower()
-        close = difflib.get_close_matches(folded, known, n=1, cutoff=0.8)
+        close = difflib.get_close_matches(folded, known, n=1, cutoff=0.75)
         if name not in known and close and close[0] not in columns:
             raise RecordError(
                 f"column '{name}' is almost '{close[0]}'", where=where,
