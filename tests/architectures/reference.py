@@ -6,7 +6,6 @@ with its examples alone, and decoding from a cache with one pass over the whole 
 """
 
 import copy
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -200,11 +199,6 @@ class _Float64Softmax(TorchFunctionMode):
         if func is torch.nn.functional.softmax and args[0].dtype == torch.float64:
             kwargs.pop("dtype", None)
         return func(*args, **kwargs)
-
-
-def takes_position_ids(model: PreTrainedModel) -> bool:
-    """Say whether a model's forward pass takes `position_ids`."""
-    return "position_ids" in inspect.signature(model.forward).parameters
 
 
 def _random_ids(n: int, width: int, generator: torch.Generator) -> torch.Tensor:
