@@ -8,7 +8,7 @@ from attnprobe.attention.compat import transformers_model
 from attnprobe.attention.recording import record
 from attnprobe.errors import CertificateError
 
-_LENGTHS = (24, 17, 9)
+_LENGTHS = (12, 9, 5)
 _LOGIT_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _LOW_PRECISION = 5e-2
 

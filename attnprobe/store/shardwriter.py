@@ -13,6 +13,7 @@ from attnprobe.errors import StoreError
 from attnprobe.store import columns as columns_of
 from attnprobe.store.admission import admit
 from attnprobe.store.codes import CODES, Code, encode, mass_code
+from attnprobe.store.filters import write_chunk
 from attnprobe.store.layout import (
     BY_NAME,
     COLUMNS,
@@ -68,10 +69,17 @@ class Growing:
             block = np.concatenate(
                 [waiting[..., : self.filled], stored[..., : whole - self.filled]], axis=-1
             )
-            self.dataset[(*index, ..., slice(self.written, self.written + whole))] = block
+            self._write(index, block)
             waiting[..., : total - whole] = stored[..., whole - self.filled :]
         self.written, self.filled = self.written + whole, total - whole
         return crc
+
+    def _write(self, index: tuple[int, ...], block: np.ndarray) -> None:
+        """Write whole chunks of one entry of the first axis."""
+        for place in np.ndindex(block.shape[:-1]):
+            for start in range(0, block.shape[-1], self.chunk):
+                part = block[(*place, slice(start, start + self.chunk))]
+                write_chunk(self.dataset, (*index, *place, self.written + start), part)
 
     def _stored(self, part: np.ndarray, where: str, index: tuple[int, ...]) -> np.ndarray:
         if self.code is None:
