@@ -1,6 +1,7 @@
 """The frozen values that pass between the stages, and the one off-by-one of the whole project."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -135,6 +136,8 @@ class Encoding:
     """How many tokens belong to the prompt."""
     sinks: tuple[int, ...]
     """Positions set apart as sinks: the first four, and every BOS."""
+    generated: str | None = None
+    """What the model wrote after the prompt; None where the tokens are the record's own target."""
 
     @property
     def n_tokens(self) -> int:
@@ -158,9 +161,22 @@ class Encoding:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that shapes a capture of this record."""
-        parts = (self.record.id, self.n_prompt, self.spans, self.sinks, self.texts)
-        return hashlib.sha256(repr(parts).encode() + self.ids.tobytes()).hexdigest()
+        """SHA-256 of everything that shapes a capture of this record: what went in.
+
+        What the model wrote is left out, so that the digest is the same before and after.
+        """
+        stop = self.n_tokens if self.generated is None else self.n_prompt
+        spans = tuple(span for span in self.spans if span.stop <= stop)
+        sinks = tuple(sink for sink in self.sinks if sink < stop)
+        parts = (_described(self.record), self.n_prompt, spans, sinks, self.texts[:stop])
+        return hashlib.sha256(repr(parts).encode() + self.ids[:stop].tobytes()).hexdigest()
+
+
+def _described(record: Record) -> str:
+    """Write down a record without the place it was read from."""
+    segments = [[(s.role, s.text) for s in part] for part in (record.prompt, record.target)]
+    names = (record.id, record.item, record.style, record.task, record.split, record.joiner)
+    return json.dumps([names, segments, dict(record.meta)], default=repr)
 
 
 @dataclass(frozen=True, slots=True)

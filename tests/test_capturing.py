@@ -156,11 +156,12 @@ def test_a_model_that_ignores_logits_to_keep_is_read_right(loaded):
     encodings = encodings_of(loaded)[:2]
     odd = LoadedModel(Ignoring(loaded.model), loaded.tokenizer, "tiny")
     settings = CaptureSettings()
-    from attnprobe.capturing import _inputs, _step_logits
+    from attnprobe.capturing.captures import _step_logits
+    from attnprobe.capturing.padding import padded
 
     for one, other in zip(
-        _step_logits(loaded, _inputs(loaded, encodings), encodings),
-        _step_logits(odd, _inputs(loaded, encodings), encodings),
+        _step_logits(loaded, padded(loaded, encodings), encodings),
+        _step_logits(odd, padded(loaded, encodings), encodings),
         strict=True,
     ):
         torch.testing.assert_close(one, other)

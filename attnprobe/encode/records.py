@@ -1,18 +1,22 @@
-"""Turn a record into token ids, readable token texts and spans."""
+"""A record → token ids, readable token texts and spans."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from attnprobe.encode.tokens import (
+    SPECIAL,
+    TEMPLATE,
+    Label,
+    readable_texts,
+    sinks_of,
+    spans_of,
+    special_ids,
+)
 from attnprobe.errors import EncodeError
-from attnprobe.types import N_POSITION_SINKS, Encoding, Record, Segment, Span
-
-TEMPLATE = "template"
-SPECIAL = "special"
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+from attnprobe.types import Encoding, Record, Segment
 
 
 def encode(record: Record, tokenizer: Any, *, max_tokens: int | None = None) -> Encoding:
@@ -35,7 +39,7 @@ def encode(record: Record, tokenizer: Any, *, max_tokens: int | None = None) -> 
         EncodeError: If the tokenizer has no offsets, the record is longer than the context, or a
             segment is left without a token of its own.
     """
-    where = f"{record.where or 'record'} (id '{record.id}')"
+    where = _where(record)
     if not getattr(tokenizer, "is_fast", False):
         raise EncodeError(
             "this tokenizer gives no character offsets", where=where,
@@ -51,50 +55,44 @@ def encode(record: Record, tokenizer: Any, *, max_tokens: int | None = None) -> 
         )  # fmt: skip
     if record.target and n_tokens == n_prompt:
         raise EncodeError("the target has no tokens", where=where, fix="give it text")
-    labels = _labels(record, tokens, set(tokenizer.all_special_ids))
+    labels = _labels(record, tokens, special_ids(tokenizer))
     _check_all_present(record, labels, where)
-    bos = tokenizer.bos_token_id
-    first = range(min(N_POSITION_SINKS, n_tokens))
     return Encoding(
         record=record,
         ids=np.asarray(tokens.ids, np.int32),
         texts=readable_texts(tokens.ids, tokens.offsets, tokens.text, tokenizer),
-        spans=_spans(labels, n_prompt),
+        spans=spans_of(labels[:n_prompt]) + spans_of(labels[n_prompt:], first=n_prompt),
         n_prompt=n_prompt,
-        sinks=tuple(sorted({*first, *(i for i, token in enumerate(tokens.ids) if token == bos)})),
+        sinks=sinks_of(tokens.ids, tokenizer.bos_token_id),
     )
 
 
-def readable_texts(
-    ids: Sequence[int], offsets: Sequence[tuple[int, int]], text: str, tokenizer: Any
-) -> tuple[str, ...]:
-    """Give every token a text that can be read and drawn.
-
-    Byte-level tokenizers split a rare character (most Chinese ones) over several tokens, none of
-    which is text by itself. Such a token shows the whole character and which part of it it is:
-    `求[1/3]`.
+def encode_prompt(record: Record, tokenizer: Any, *, max_tokens: int | None = None) -> Encoding:
+    """Tokenize the prompt of a record alone, for a model to go on from.
 
     Args:
-        ids: Token ids.
-        offsets: Half-open character range of each token in `text`.
-        text: What was tokenized.
-        tokenizer: To decode the ids.
+        record: What to encode; its target stays with it but has no tokens.
+        tokenizer: As for `encode`.
+        max_tokens: The model's context length; None for no limit.
 
     Returns:
-        One text per token.
+        The encoding, without steps.
+
+    Raises:
+        EncodeError: As of `encode`, or if the prompt leaves no room to go on.
     """
-    decoded = [tokenizer.decode([token]) for token in ids]
-    shares: dict[int, list[int]] = {}
-    for index, (start, stop) in enumerate(offsets):
-        if REPLACEMENT in decoded[index] and stop > start:
-            shares.setdefault(stop - 1, []).append(index)
-    for character, indices in shares.items():
-        if len(indices) == 1 and text[character] == REPLACEMENT:
-            continue  # the text itself holds the replacement character
-        for part, index in enumerate(indices, start=1):
-            start, stop = offsets[index]
-            decoded[index] = f"{text[start:stop]}[{part}/{len(indices)}]"
-    return tuple(decoded)
+    encoding = replace(encode(replace(record, target=()), tokenizer), record=record)
+    if max_tokens is not None and encoding.n_tokens >= max_tokens:
+        raise EncodeError(
+            "the prompt fills the model's context, so that nothing can be generated",
+            where=_where(record), got=f"{encoding.n_tokens} tokens",
+            expected=f"at most {max_tokens - 1}", fix="shorten the prompt",
+        )  # fmt: skip
+    return encoding
+
+
+def _where(record: Record) -> str:
+    return f"{record.where or 'record'} (id '{record.id}')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +133,7 @@ def _call(tokenizer: Any, text: str, special: bool) -> _Tokens:
     return _Tokens(list(out["input_ids"]), offsets, text)
 
 
-def _labels(record: Record, tokens: _Tokens, special_ids: set[int]) -> list[tuple[int | None, str]]:
+def _labels(record: Record, tokens: _Tokens, special_ids: set[int]) -> list[Label]:
     """Give each token its segment's index and role; None where it belongs to no segment."""
     segment_at: list[int | None] = []
     segments = record.prompt + record.target
@@ -143,7 +141,7 @@ def _labels(record: Record, tokens: _Tokens, special_ids: set[int]) -> list[tupl
         segment_at += [index] * len(segment.text)
         if segment is not segments[-1] or not record.target:
             segment_at += [None] * len(record.joiner)
-    labels: list[tuple[int | None, str]] = []
+    labels: list[Label] = []
     for token, (start, stop) in zip(tokens.ids, tokens.offsets, strict=True):
         if token in special_ids:
             labels.append((None, SPECIAL))
@@ -159,9 +157,7 @@ def _first_own_character(start: int, stop: int, tokens: _Tokens) -> int:
     return start if start < stop else max(0, min(start, len(tokens.text)) - 1)
 
 
-def _check_all_present(
-    record: Record, labels: Sequence[tuple[int | None, str]], where: str
-) -> None:
+def _check_all_present(record: Record, labels: Sequence[Label], where: str) -> None:
     present = {index for index, _ in labels}
     segments: tuple[Segment, ...] = record.prompt + record.target
     for index, segment in enumerate(segments):
@@ -171,13 +167,3 @@ def _check_all_present(
                 got=repr(segment.text[:40]),
                 fix="its text was merged into the token before it; put a space or line break there",
             )  # fmt: skip
-
-
-def _spans(labels: Sequence[tuple[int | None, str]], n_prompt: int) -> tuple[Span, ...]:
-    """Join neighbouring tokens of one segment; a span never crosses from prompt to target."""
-    keyed = [(index, role, position < n_prompt) for position, (index, role) in enumerate(labels)]
-    spans: list[Span] = []
-    for (_, role, _), members in groupby(keyed):
-        start = spans[-1].stop if spans else 0
-        spans.append(Span(start, start + len(list(members)), role))
-    return tuple(spans)

@@ -1,13 +1,15 @@
-"""Encodings → captures: batches, one forward pass each, proven, into a sink."""
+"""Encodings → captures: one forward pass for each batch, proven, into a sink."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Bool, Float32, Int, Int32
 
 from attnprobe.attention import Recording, record
+from attnprobe.capturing.decoding import Decoding, generate
+from attnprobe.capturing.padding import batches, padded
 from attnprobe.errors import EncodeError
 from attnprobe.models import LoadedModel
 from attnprobe.types import Capture, Encoding, Masses, Rows, Sink
@@ -28,6 +30,8 @@ class CaptureSettings:
     """Query heads to capture; all if None."""
     batch_size: int = 1
     """Most records in one forward pass."""
+    decoding: Decoding | None = None
+    """How the model writes what is captured; None for the records' own targets."""
 
 
 def capture(
@@ -39,52 +43,55 @@ def capture(
 ) -> None:
     """Run the model over encodings and hand the captures to a sink, in the order given.
 
-    Records of similar length share a batch; a batch of one runs unpadded, without a mask.
+    Records of similar length share a batch; a batch of one runs unpadded, without a mask. Where
+    the model writes, it does so as it always does, with its own attention and a cache; capturing
+    what came out is one forward pass more.
 
     Args:
         loaded: The model.
-        encodings: With targets (teacher forcing).
+        encodings: With targets; prompts alone if `settings.decoding` lets the model write.
         settings: What to keep.
         sink: Takes the captures, in order.
         on_done: Called with the number of records finished since the last call.
 
     Raises:
         CertificateError: If a capture is not what the model used.
-        EncodeError: If an encoding has no target.
+        EncodeError: If an encoding has no target, or should have none.
     """
-    for encoding in encodings:
-        if encoding.n_steps == 0:
-            raise EncodeError(
-                "teacher forcing needs a target", where=f"record '{encoding.record.id}'",
-                fix="give the record a target",
-            )  # fmt: skip
+    _check_targets(encodings, settings)
     waiting: dict[int, Capture] = {}
     following = 0
-    for batch in batches([encoding.n_tokens for encoding in encodings], settings.batch_size):
-        captures = capture_batch(loaded, [encodings[index] for index in batch], settings)
-        waiting.update(zip(batch, captures, strict=True))
-        while following in waiting:
-            sink.append(waiting.pop(following))
-            following += 1
-        on_done(len(batch))
+    for indices, written in _written(loaded, encodings, settings):
+        for batch in batches([encoding.n_tokens for encoding in written], settings.batch_size):
+            captures = capture_batch(loaded, [written[place] for place in batch], settings)
+            waiting.update(zip([indices[place] for place in batch], captures, strict=True))
+            while following in waiting:
+                sink.append(waiting.pop(following))
+                following += 1
+            on_done(len(batch))
 
 
-def batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Group records of similar length.
+def _check_targets(encodings: Sequence[Encoding], settings: CaptureSettings) -> None:
+    for encoding in encodings:
+        where = f"record '{encoding.record.id}'"
+        if settings.decoding is None and encoding.n_steps == 0:
+            raise EncodeError(
+                "teacher forcing needs a target", where=where, fix="give the record a target"
+            )
+        if settings.decoding is not None and encoding.n_steps:
+            raise EncodeError(
+                "decoding needs a prompt alone", where=where, got=f"{encoding.n_steps} tokens more",
+                fix="encode the record by encode_prompt",
+            )  # fmt: skip
 
-    Args:
-        lengths: Tokens per record.
-        batch_size: Most records in a batch.
 
-    Yields:
-        Indices into `lengths`; each once.
-    """
-    if batch_size == 1:
-        yield from ([index] for index in range(len(lengths)))
-        return
-    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+def _written(
+    loaded: LoadedModel, encodings: Sequence[Encoding], settings: CaptureSettings
+) -> Iterable[tuple[Sequence[int], Sequence[Encoding]]]:
+    """Give the encodings with their targets, whole or as the model writes them."""
+    if settings.decoding is None:
+        return [(range(len(encodings)), encodings)]
+    return generate(loaded, encodings, settings.decoding)
 
 
 @torch.inference_mode()
@@ -104,7 +111,7 @@ def capture_batch(
     Raises:
         CertificateError: If the capture is not what the model used.
     """
-    inputs = _inputs(loaded, encodings)
+    inputs = padded(loaded, encodings)
     queries = [
         range(encoding.n_tokens) if "full" in settings.keep else encoding.step_queries
         for encoding in encodings
@@ -121,22 +128,6 @@ def capture_batch(
         _one(recording, index, encoding, queries[index], logits[index], settings)
         for index, encoding in enumerate(encodings)
     ]
-
-
-def _inputs(loaded: LoadedModel, encodings: Sequence[Encoding]) -> dict[str, torch.Tensor]:
-    """Pad on the left; a single record needs neither mask nor positions."""
-    width = max(encoding.n_tokens for encoding in encodings)
-    pad = loaded.tokenizer.pad_token_id or 0
-    ids = np.full((len(encodings), width), pad, np.int64)
-    mask = np.zeros_like(ids)
-    for row, encoding in enumerate(encodings):
-        ids[row, width - encoding.n_tokens :] = encoding.ids
-        mask[row, width - encoding.n_tokens :] = 1
-    tensors = {"input_ids": torch.from_numpy(ids)}
-    if not mask.all():
-        tensors["attention_mask"] = torch.from_numpy(mask)
-        tensors["position_ids"] = torch.from_numpy((mask.cumsum(1) - 1).clip(0))
-    return {name: tensor.to(loaded.device) for name, tensor in tensors.items()}
 
 
 def _step_logits(
@@ -169,7 +160,7 @@ def _one(
     visible, visible_queries = _count_groups(seen, encoding), at
     if {"rows", "full"} & set(settings.keep):
         wanted = np.ones_like(is_step) if "full" in settings.keep else is_step
-        rows = _ragged(cut.stack(recording.rows, slice(len(at)), cut.tokens), seen, at, wanted)
+        rows = _ragged(cut, seen, at, wanted)
     if "steps" in settings.keep:
         masses = cut.stack(recording.steps, slice(len(at)), cut.groups)
         step_mass = Masses(at[is_step], masses[:, :, is_step])
@@ -217,6 +208,18 @@ class _Cut:
         cut = (self.index, slice(None), queries, last)
         return np.stack([tensors[la][cut][self.heads].cpu().numpy() for la in self.layers])
 
+    def pick_rows(
+        self, rows: Int[np.ndarray, " pair"], keys: Int[np.ndarray, " pair"]
+    ) -> Float32[np.ndarray, "layer head pair"]:
+        """Pick (row, key) pairs out of the recorded rows, in one copy."""
+        first = self.recording.rows[self.layers[0]][self.index][self.heads]
+        picked = np.empty((len(self.layers), len(first), len(rows)), np.float32)
+        flat = torch.from_numpy(rows * first.shape[2] + keys + self.tokens.start)
+        for place, layer in enumerate(self.layers):
+            weights = self.recording.rows[layer][self.index][self.heads].flatten(1)
+            picked[place] = weights.index_select(1, flat.to(weights.device)).cpu().numpy()
+        return picked
+
     def visible(self, n_rows: int) -> Bool[np.ndarray, "layer row key"]:
         """Return which keys each row sees; layers that share a mask share the memory."""
         return self._shared(self.recording.visible, slice(n_rows), self.tokens)
@@ -255,7 +258,7 @@ def _count_groups(
 
 
 def _ragged(
-    weights: Float32[np.ndarray, "layer head row key"],
+    cut: _Cut,
     seen: Bool[np.ndarray, "layer row key"],
     queries: Int32[np.ndarray, " row"],
     wanted: Bool[np.ndarray, " row"],
@@ -264,6 +267,7 @@ def _ragged(
     any_layer: np.ndarray = (seen[0] if seen.strides[0] == 0 else seen.any(0))[wanted]
     start = any_layer.argmax(1).astype(np.int32)
     length = (any_layer.shape[1] - any_layer[:, ::-1].argmax(1) - start).astype(np.int32)
-    keys = np.arange(weights.shape[-1])
-    inside = (keys >= start[:, None]) & (keys < (start + length)[:, None])
-    return Rows(queries[wanted], start, length, weights[:, :, wanted][:, :, inside])
+    keys = np.arange(any_layer.shape[1])
+    rows, columns = np.nonzero((keys >= start[:, None]) & (keys < (start + length)[:, None]))
+    weights = cut.pick_rows(np.flatnonzero(wanted)[rows], columns)
+    return Rows(queries[wanted], start, length, weights)
