@@ -308,6 +308,34 @@ def test_rolled_kv_heads_are_caught(llama, keep, monkeypatch):
 
 
 @KEEPS
+def test_wrong_rows_of_the_longest_example_are_caught(llama, keep, monkeypatch):
+    original = rows_module.softmax_rows
+
+    def spoiled(call, columns, visible):
+        weights = original(call, columns, visible)
+        weights[0, :, 9:] = weights[0, :, 9:].roll(1, 0)  # beyond the rows of the other examples
+        return weights
+
+    monkeypatch.setattr(recording_module, "softmax_rows", spoiled)
+    inputs = padded_batch((24, 9, 17))
+    queries = [range(length) for length in (24, 9, 17)]
+    spans = [[(0, 4), (4, length)] for length in (24, 9, 17)]
+    assert "not what the model used" in message(
+        CertificateError, lambda: recorded(llama, inputs, [keep], queries=queries, spans=spans)
+    )
+
+
+def test_unknown_arguments_of_the_attention_function_are_refused(llama, monkeypatch):
+    original = llama.model.layers[1].self_attn.forward
+    monkeypatch.setattr(
+        llama.model.layers[1].self_attn, "forward", lambda **kw: original(**kw, softcap=30.0)
+    )
+    assert "passes 'softcap' to its attention" in message(
+        ModelError, lambda: recorded(llama, padded_batch(), ["full"])
+    )
+
+
+@KEEPS
 def test_dropout_is_caught(keep):
     model = tiny_llama(attention_dropout=0.2).train()
     assert "not what the model used" in message(CertificateError, lambda: capture_all(model, keep))

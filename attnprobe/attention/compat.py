@@ -163,6 +163,7 @@ def _attention(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     observer = _active()
     kernel = _kernel(observer.base, module)
+    _refuse_unknown(kwargs, module)
     output, weights = kernel(module, query, key, value, attention_mask, **kwargs)
     scaling = kwargs.get("scaling")
     causal = kwargs.get("is_causal")
@@ -181,6 +182,23 @@ def _attention(
         output,
     )
     return output, weights
+
+
+_UNDERSTOOD = {
+    "dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache",
+    "output_attentions", "output_hidden_states", "output_router_logits",
+}  # fmt: skip
+"""What models pass to their attention function that is taken care of, or changes no weights (a
+sliding window is in the mask already)."""
+
+
+def _refuse_unknown(kwargs: dict[str, Any], module: torch.nn.Module) -> None:
+    for name, value in kwargs.items():
+        if value is not None and name not in _UNDERSTOOD:
+            raise ModelError(
+                f"this model passes '{name}' to its attention, which is not captured yet",
+                where=type(module).__name__, fix="nothing was recorded",
+            )  # fmt: skip
 
 
 def _kernel(base: str, module: torch.nn.Module) -> Callable[..., Any]:

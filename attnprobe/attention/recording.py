@@ -24,6 +24,7 @@ from attnprobe.attention.compat import (
 from attnprobe.attention.rows import (
     Layout,
     count_visible,
+    pick_queries,
     pooled_masses,
     softmax_rows,
     sum_over_spans,
@@ -93,8 +94,8 @@ class Recording:
         batch = self._checked_batch(call)
         visible = batch.visible(call)
         weights = softmax_rows(call, batch.columns, visible)
-        at_probes = weights[:, :, batch.probes]
-        probe_columns = batch.columns[:, batch.probes]
+        at_probes = pick_queries(weights, batch.probes)
+        probe_columns = batch.columns.gather(1, batch.probes)
         error = row_errors(at_probes, call, output, probe_columns)
         chosen = weights[:, :, : batch.n_chosen]
         if batch.unreal is not None:
@@ -105,10 +106,8 @@ class Recording:
             self.steps[call.layer] = batch.blank_spans(sum_over_spans(chosen, batch.edges))
         if "pooled" in self.keep:
             pooled = pooled_masses(call, batch.edges)
-            examples = torch.arange(len(pooled), device=pooled.device)[:, None]
-            pooled_probes = pooled[examples, :, probe_columns].transpose(1, 2)
             summed = sum_over_spans(at_probes, batch.edges)
-            error = error.maximum(pool_errors(pooled_probes, summed))
+            error = error.maximum(pool_errors(pick_queries(pooled, probe_columns), summed))
             self.visible_counts[call.layer] = batch.counts(call)
             self.pooled[call.layer] = batch.blank_pads(batch.blank_spans(pooled))
         self.visible[call.layer] = visible[:, 0, : batch.n_chosen]
@@ -215,6 +214,7 @@ def record(
         only_layers=None if layers is None else frozenset(layers),
         certificate=Certificate("interface", tolerance(next(model.parameters()).dtype)),
     )
+    layers_of_model = attention_layers(model)
     handle = transformers_model(model).register_forward_pre_hook(
         _announce(recording), with_kwargs=True
     )
@@ -223,7 +223,7 @@ def record(
             yield recording
     finally:
         handle.remove()
-    recording.finish(attention_layers(model))
+    recording.finish(layers_of_model)
 
 
 def _announce(recording: Recording) -> Callable[..., None]:
@@ -267,7 +267,7 @@ class _Batch:
     """[batch, query]: the chosen queries, then the probes that are not among them."""
     n_chosen: int
     probes: torch.Tensor
-    """Which of the columns are held against the model's output."""
+    """[batch, probe]: which of the columns are held against the model's output."""
     unreal: torch.Tensor | None
     """[batch, chosen] True where an example has no such query; None if all are real."""
     edges: torch.Tensor
@@ -318,15 +318,14 @@ def _plan(recording: Recording, layout: Layout) -> _Batch:
     _check_inside(queries, spans, lengths)
     n_chosen = max(len(row) for row in queries)
     filled = [[*row, *[0] * (n_chosen - len(row))] for row in queries]
-    fewest = min(len(row) for row in queries)
-    if fewest < N_PROBES:
+    if min(len(row) for row in queries) < N_PROBES:
         columns, _ = layout.columns(
-            [[*row, *_probes(length)] for row, length in zip(filled, lengths, strict=True)]
+            [[*row, *_spread(length)] for row, length in zip(filled, lengths, strict=True)]
         )
-        probes = torch.arange(n_chosen, n_chosen + N_PROBES, device=columns.device)
+        probes = [list(range(n_chosen, n_chosen + N_PROBES))] * len(lengths)
     else:
         columns, _ = layout.columns(filled)
-        probes = torch.linspace(0, fewest - 1, N_PROBES, device=columns.device).long()
+        probes = [_spread(len(row)) for row in queries]
     _, real = layout.columns(queries)
     edges, real_edges = layout.columns([[edge for span in row for edge in span] for row in spans])
     at = torch.arange(layout.width, device=layout.first.device)
@@ -336,7 +335,7 @@ def _plan(recording: Recording, layout: Layout) -> _Batch:
         width=layout.width,
         columns=columns,
         n_chosen=n_chosen,
-        probes=probes,
+        probes=torch.tensor(probes, device=columns.device),
         unreal=None if bool(real.all()) else ~real,
         edges=edges,
         unreal_spans=None if bool(real_edges.all()) else ~real_edges[:, ::2],
@@ -344,8 +343,8 @@ def _plan(recording: Recording, layout: Layout) -> _Batch:
     )
 
 
-def _probes(length: int) -> list[int]:
-    """Spread probe queries over an example, away from its trivial first row."""
+def _spread(length: int) -> list[int]:
+    """Spread the probes over a range, the last of it among them, its start not."""
     return [round(length - 1 - i * (length - 1) / N_PROBES) for i in range(N_PROBES)]
 
 

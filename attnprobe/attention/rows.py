@@ -63,7 +63,7 @@ def visible_keys(
         return (keys <= columns[..., None])[:, None]
     mask = call.mask[..., :n_keys]
     visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    return _pick(visible.expand(len(columns), -1, -1, -1), columns)
+    return pick_queries(visible.expand(len(columns), -1, -1, -1), columns)
 
 
 def count_visible(
@@ -105,14 +105,14 @@ def softmax_rows(
     Returns:
         Probabilities; invisible keys are exactly 0. A query that sees nothing is all NaN.
     """
-    query = _pick(call.query, columns).float()
+    query = pick_queries(call.query, columns).float()
     batch, heads, chosen, size = query.shape
     kv_heads = call.key.shape[1]
     packed = query.reshape(batch, kv_heads, heads // kv_heads * chosen, size) * call.scaling
     scores = (packed @ call.key.float().transpose(2, 3)).view(batch, heads, chosen, -1)
     if call.mask is not None and call.mask.dtype != torch.bool:
         additive = call.mask[..., : scores.shape[-1]].expand(batch, -1, -1, -1)
-        scores = scores + _pick(additive, columns).float()
+        scores = scores + pick_queries(additive, columns).float()
     scores.masked_fill_(~visible, -torch.inf)
     return scores.softmax(-1)
 
@@ -191,8 +191,8 @@ def pooled_masses(
     return torch.cat(parts, dim=-1)[..., : edges.shape[1] // 2]
 
 
-def _pick(tensor: torch.Tensor, columns: Int[torch.Tensor, "batch query"]) -> torch.Tensor:
-    """Pick query rows per example: [batch, head, query, …] at `columns` [batch, query]."""
+def pick_queries(tensor: torch.Tensor, columns: Int[torch.Tensor, "batch query"]) -> torch.Tensor:
+    """Pick query rows per example: [batch, head, query, …] at `columns` [batch, chosen query]."""
     if len(columns) == 1:
         return tensor[:, :, columns[0]]
     examples = torch.arange(len(columns), device=columns.device)[:, None]
