@@ -1,6 +1,13 @@
 """The command line: parses, wires, shows progress; nothing else."""
 
-from attnprobe.cli import analysis, check, data, demo, runs  # noqa: F401  (each adds its commands)
+from attnprobe.cli import (  # noqa: F401  (each adds its commands)
+    analysis,
+    check,
+    data,
+    demo,
+    runs,
+    score,
+)
 from attnprobe.cli.app import app
 
 

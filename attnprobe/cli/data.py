@@ -71,6 +71,49 @@ def sequences(
     say(f"{out}: {write_records(records, out)} records")
 
 
+@dataset.command()
+def maths(
+    out: Out,
+    seed: Seed = 0,
+    n: Annotated[int, typer.Option("--n", help="Problems, spread over the templates.")] = 1000,
+    language: Annotated[str, typer.Option(help="en, zh, or both: each problem in both.")] = "en",
+    templates: Annotated[
+        str | None, typer.Option(help="Names with commas; all 44 by default.")
+    ] = None,
+    styles: Annotated[
+        str, typer.Option(help="direct, stepwise, coarse, stepwise-filler, coarse-filler.")
+    ] = "direct,stepwise,coarse",
+    split: Annotated[str, typer.Option(help="train, seen, unseen or all.")] = "all",
+    unseen: Annotated[
+        bool,
+        typer.Option("--unseen", help="Hold nine templates out of training: the split unseen."),
+    ] = False,
+    merge: Annotated[int, typer.Option(help="Steps that coarse merges into one.")] = 2,
+) -> None:
+    """Maths problems of 44 templates, 7 in 10 for training, in several styles of prompting."""
+    from attnprobe.tasks.maths import HELD_OUT, MathsSettings, generate
+
+    chosen = names(templates) or ()
+    held_out = tuple(name for name in HELD_OUT if name in (chosen or HELD_OUT)) if unseen else ()
+    if (unseen or split == "unseen") and not held_out:
+        raise DatasetError(
+            "no problem would be in the split 'unseen'",
+            where="--unseen" if unseen else "--split unseen",
+            fix=f"choose some of {', '.join(HELD_OUT)}" if unseen else "add --unseen",
+        )
+    settings = MathsSettings(
+        n=n,
+        language=language,
+        styles=names(styles) or (),
+        merge=merge,
+        templates=chosen,
+        unseen=held_out,
+        splits=("train", "seen", "unseen") if split == "all" else (split,),
+        seed=seed,
+    )
+    say(f"{out}: {write_records(generate(settings), out)} records")
+
+
 def _split_of(families: tuple[str, ...] | None) -> str:
     """Choose the split that families named by the user belong to."""
     from attnprobe.tasks.sequences import find_family

@@ -75,11 +75,12 @@ def values(capture: Capture, keep: tuple[str, ...]) -> Values:
     are counted from the start of the record.
     """
     encoding, where = capture.encoding, f"record '{capture.encoding.record.id}'"
-    texts = [text.encode("utf-8", "surrogatepass") for text in encoding.texts]
+    texts = [_blob(text) for text in encoding.texts]
     lengths = np.array([len(text) for text in texts], np.int32)
     groups = encoding.groups
     columns = {
         "/record/json": np.frombuffer(record_json(encoding.record), np.uint8),
+        "/record/generated": np.frombuffer(_blob(encoding.generated or ""), np.uint8),
         "/token/id": encoding.ids,
         "/token/text": np.frombuffer(b"".join(texts), np.uint8),
         "/token/text_start": _starts(lengths),
@@ -104,6 +105,10 @@ def values(capture: Capture, keep: tuple[str, ...]) -> Values:
     if "/pooled" in kept:
         columns |= _mass_values("/pooled", _present(capture.pooled, "pooled", where))
     return columns
+
+
+def _blob(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _present(part: Any, name: str, where: str) -> Any:
@@ -134,8 +139,11 @@ def _mass_values(name: str, masses: Masses) -> Values:
     }
 
 
-def encoding_from(columns: Mapping[str, np.ndarray], n_prompt: int) -> Encoding:
+def encoding_from(
+    columns: Mapping[str, np.ndarray], n_prompt: int, *, is_generated: bool
+) -> Encoding:
     """Rebuild an encoding from one record's part of the columns."""
+    generated = columns["/record/generated"].tobytes().decode("utf-8", "surrogatepass")
     spans = zip(
         columns["/span/start"].tolist(), columns["/span/stop"].tolist(),
         columns["/span/role"].tolist(), strict=True,
@@ -147,6 +155,7 @@ def encoding_from(columns: Mapping[str, np.ndarray], n_prompt: int) -> Encoding:
         spans=tuple(Span(start, stop, role.decode()) for start, stop, role in spans),
         n_prompt=n_prompt,
         sinks=tuple(columns["/sink/position"].tolist()),
+        generated=generated if is_generated else None,
     )
 
 

@@ -38,6 +38,9 @@ def check_consistency(shard: Columns) -> None:
         _check_end_to_end(shard, column, axis)
 
     _need(shard, (n_prompt >= 1) & (n_prompt <= n_tokens), "/record/n_prompt")
+    least = (counts["generated_byte"] > 0).astype(np.uint8)
+    written = shard.column("/record/is_generated")
+    _need(shard, (written >= least) & (written <= 1), "/record/is_generated")
     _need(shard, counts["token"] == n_tokens, "/record/token_count")
     _need(shard, counts["step"] == n_tokens - n_prompt, "/record/step_count")
     for part in ("step_mass", "pooled", "visible"):

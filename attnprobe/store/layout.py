@@ -41,8 +41,8 @@ class Column:
 
 
 RAGGED = (
-    "json_byte", "token", "text_byte", "span", "group", "sink", "step", "row", "pair",
-    "step_mass_query", "step_mass_cell", "pooled_query", "pooled_cell",
+    "json_byte", "generated_byte", "token", "text_byte", "span", "group", "sink", "step", "row",
+    "pair", "step_mass_query", "step_mass_cell", "pooled_query", "pooled_cell",
     "visible_query", "visible_cell",
 )  # fmt: skip
 """Axes of which each record owns a stretch, given by `/record/<axis>_start` and `_count`."""
@@ -69,8 +69,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("/record/n_tokens", "<i4", ("record",), "tokens of prompt + target", "token"),
     Column("/record/error", "<f4", ("record", "layer"), "worst relative error of the certificate"),
     Column("/record/crc32", "<u4", ("record",), "CRC-32 of the record's stored bytes"),
+    Column("/record/is_generated", "|u1", ("record",), "1 where the model wrote the target"),
     *_extents(),
     Column("/record/json", "|u1", ("json_byte",), "the whole record, UTF-8 JSON", in_crc=True),
+    Column(
+        "/record/generated", "|u1", ("generated_byte",), "what the model wrote, UTF-8", in_crc=True
+    ),
     Column("/token/id", "<i4", ("token",), "token ids of prompt + target", in_crc=True),
     Column("/token/text", "|u1", ("text_byte",), "token texts, UTF-8, end to end", in_crc=True),
     Column("/token/text_start", "<i8", ("token",), "first byte of the token's text"),

@@ -25,6 +25,9 @@ WINDOW_BYTES = 64 * 2**20
 """How much decoded data is read ahead at most, while records are read one after another."""
 
 
+BLOBS = ("/record/json", "/record/generated")
+
+
 class Shard:
     """A shard open for reading; its structure was checked."""
 
@@ -92,9 +95,11 @@ class Shard:
     def encoding(self, record: int) -> Encoding:
         """Rebuild the encoding of a record."""
         wanted = [c.name for c in COLUMNS if c.name.startswith(("/span/", "/token/", "/sink/"))]
-        parts = {name: self.part(name, record) for name in (*wanted, "/record/json")}
+        parts = {name: self.part(name, record) for name in (*wanted, *BLOBS)}
+        n_prompt = self.number("/record/n_prompt", record)
+        is_generated = bool(self.number("/record/is_generated", record))
         try:
-            return encoding_from(parts, self.number("/record/n_prompt", record))
+            return encoding_from(parts, n_prompt, is_generated=is_generated)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise self.fault(f"record {record} cannot be rebuilt", error) from error
 

@@ -181,6 +181,7 @@ class ShardWriter:
         encoding, record = capture.encoding, capture.encoding.record
         self.numbers["/record/n_prompt"].append(encoding.n_prompt)
         self.numbers["/record/n_tokens"].append(encoding.n_tokens)
+        self.numbers["/record/is_generated"].append(encoding.generated is not None)
         self.numbers["/record/error"].append(capture.errors)
         self.numbers["/record/crc32"].append(crc)
         entry = {

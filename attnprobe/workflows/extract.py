@@ -1,5 +1,6 @@
 """A dataset and a model → a run on disk."""
 
+import functools
 import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from attnprobe.attention import check_canary
-from attnprobe.capturing import KEEPS, CaptureSettings, capture
-from attnprobe.encode import encode
+from attnprobe.capturing import KEEPS, CaptureSettings, Decoding, capture, token_limit
+from attnprobe.encode import encode, encode_prompt
 from attnprobe.errors import RecordError, SelectionError, nearest
 from attnprobe.models import LoadedModel, load_model
 from attnprobe.records import read_records
@@ -19,6 +20,21 @@ from attnprobe.types import Encoding, Record
 RECORDS_PER_CHUNK = 64
 TOKENS_PER_CHUNK = 32_768
 """About a minute of work for a small model on two cores."""
+WRITTEN_TOKEN = 8
+"""How many tokens' work it is to write one, which needs a forward pass of its own."""
+
+WRITTEN_AT_ONCE = 8
+"""Records that greedy decoding writes at a time: hardly slower than one, on a CPU as well."""
+
+DECODES = ("gold", "greedy", "sample")
+
+_USED_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "max_new_tokens": (None, ("greedy", "sample")),
+    "temperature": (1.0, ("sample",)),
+    "top_p": (1.0, ("sample",)),
+    "seed": (0, ("sample",)),
+}
+"""Default of each setting that only some ways of decoding use, and which do."""
 
 _RECORDED_VERSIONS = ("torch", "transformers")
 
@@ -33,7 +49,17 @@ class ExtractSettings:
     """`rows` (the steps' softmax rows), `steps` (the same, summed over key groups), `pooled` (mass
     on key groups for every query), `full` (every row)."""
     decode: str = "gold"
-    """`gold`: the model is shown the record's own target."""
+    """`gold`: the model is shown the record's own target. `greedy`, `sample`: it writes itself, and
+    what it wrote is captured."""
+    max_new_tokens: int | None = None
+    """Most tokens the model may write; None for twice the record's own target and 16 more, or 256
+    without a target."""
+    temperature: float = 1.0
+    """Of `sample`: below 1 likely tokens are drawn more often than the model says."""
+    top_p: float = 1.0
+    """Of `sample`: only the fewest tokens that have this probability together are drawn."""
+    seed: int = 0
+    """Of `sample`: with the record's id, the seed of its text."""
     layers: tuple[int, ...] | None = None
     """Layers to capture; all if None."""
     heads: tuple[int, ...] | None = None
@@ -57,20 +83,49 @@ class ExtractSettings:
                 )
         if not self.keep:
             raise SelectionError("nothing to keep", where="--keep", expected=", ".join(KEEPS))
-        if self.decode != "gold":
-            raise SelectionError("unknown decoding", where="--decode", got=self.decode,
-                                 expected="gold")  # fmt: skip
+        self._check_decoding()
         if self.encoding not in CODES:
             raise SelectionError(
                 "unknown encoding", where="--encoding", got=self.encoding,
                 fix=nearest(self.encoding, CODES),
             )  # fmt: skip
-        for name in ("batch_size", "records_per_chunk"):
+        for name in ("batch_size", "records_per_chunk", "max_new_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
+                raise SelectionError("too small", where=_option(name), got=value, expected="≥ 1")
+
+    def _check_decoding(self) -> None:
+        if self.decode not in DECODES:
+            raise SelectionError(
+                "unknown decoding", where="--decode", got=self.decode,
+                fix=nearest(self.decode, DECODES),
+            )  # fmt: skip
+        for name, highest in (("temperature", float("inf")), ("top_p", 1)):
+            if not 0 < getattr(self, name) <= highest:
                 raise SelectionError(
-                    "too small", where=f"--{name.replace('_', '-')}", got=value, expected="≥ 1"
-                )
+                    "out of range", where=_option(name), got=getattr(self, name),
+                    expected="above 0" if name == "temperature" else "above 0, at most 1",
+                )  # fmt: skip
+        for name, (default, decodes) in _USED_BY.items():
+            if self.decode not in decodes and getattr(self, name) != default:
+                raise SelectionError(
+                    f"decoding '{self.decode}' does not use this", where=_option(name),
+                    got=getattr(self, name), fix=f"add --decode {' or '.join(decodes)}",
+                )  # fmt: skip
+
+    @property
+    def decoding(self) -> Decoding | None:
+        """How the model writes; None for gold."""
+        if self.decode == "gold":
+            return None
+        return Decoding(
+            self.decode, self.max_new_tokens, self.temperature, self.top_p, self.seed,
+            batch_size=self.batch_size or WRITTEN_AT_ONCE,
+        )  # fmt: skip
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def extract(
@@ -116,14 +171,20 @@ def extract(
         layers=_chosen(settings.layers, loaded.n_layers, "layers"),
         heads=_chosen(settings.heads, loaded.n_heads, "heads"),
         batch_size=settings.batch_size or (1 if loaded.device.type == "cpu" else 8),
+        decoding=settings.decoding,
     )
+    encoded = functools.partial(_encoded, loaded, capture_settings.decoding)
     writer = RunWriter.open(
         out,
         settings=_described(settings, capture_settings, loaded),
         model=loaded.identity(),
         layers=capture_settings.layers or range(loaded.n_layers),
         heads=capture_settings.heads or range(loaded.n_heads),
-        chunks=plan(_encodings(data, loaded), settings.records_per_chunk),
+        chunks=plan(
+            map(encoded, _some(_records(data))),
+            settings.records_per_chunk,
+            functools.partial(_work, loaded, capture_settings.decoding),
+        ),
         overwrite=overwrite,
     )
     missing = set(writer.missing())
@@ -141,21 +202,23 @@ def extract(
             done += n_records
             on_progress(done, sum(sizes))
 
-        encodings = [encode(r, loaded.tokenizer, max_tokens=loaded.max_tokens) for r in records]
         with writer.chunk(chunk) as sink:
-            capture(loaded, encodings, capture_settings, sink, count)
+            capture(loaded, [encoded(record) for record in records], capture_settings, sink, count)
     writer.complete()
     return open_run(out)
 
 
 def plan(
-    encodings: Iterable[Encoding], records_per_chunk: int = RECORDS_PER_CHUNK
+    encodings: Iterable[Encoding],
+    records_per_chunk: int = RECORDS_PER_CHUNK,
+    work: Callable[[Encoding], int] = lambda encoding: encoding.n_tokens,
 ) -> list[list[PlannedRecord]]:
     """Divide a dataset into chunks, by its order alone.
 
     Args:
         encodings: The dataset; consumed once, one at a time.
         records_per_chunk: Most records in a chunk; long records make smaller ones.
+        work: How much work a record is, in tokens.
 
     Returns:
         The records of each chunk.
@@ -163,10 +226,10 @@ def plan(
     chunks: list[list[PlannedRecord]] = []
     n_tokens = TOKENS_PER_CHUNK
     for encoding in encodings:
-        n_tokens += encoding.n_tokens
+        n_tokens += work(encoding)
         if n_tokens > TOKENS_PER_CHUNK or len(chunks[-1]) == records_per_chunk:
             chunks.append([])
-            n_tokens = encoding.n_tokens
+            n_tokens = work(encoding)
         chunks[-1].append(PlannedRecord(encoding.record.id, encoding.digest))
     return chunks
 
@@ -175,19 +238,32 @@ def _records(data: Data) -> Iterator[Record]:
     return read_records(data) if isinstance(data, str | Path) else iter(data)
 
 
-def _encodings(data: Data, loaded: LoadedModel) -> Iterator[Encoding]:
-    n_records = 0
-    for record in _records(data):
-        encoding = encode(record, loaded.tokenizer, max_tokens=loaded.max_tokens)
-        if encoding.n_steps == 0:
-            raise RecordError(
-                "decoding 'gold' needs a target",
-                where=f"{record.where or 'record'} (id '{record.id}')", fix="add 'target'",
-            )  # fmt: skip
-        n_records += 1
-        yield encoding
-    if n_records == 0:
+def _some(records: Iterator[Record]) -> Iterator[Record]:
+    first = next(records, None)
+    if first is None:
         raise RecordError("no records to extract", expected="at least one")
+    yield first
+    yield from records
+
+
+def _encoded(loaded: LoadedModel, decoding: Decoding | None, record: Record) -> Encoding:
+    """Encode what the model is given: prompt and target, or the prompt alone."""
+    if decoding is not None:
+        return encode_prompt(record, loaded.tokenizer, max_tokens=loaded.max_tokens)
+    encoding = encode(record, loaded.tokenizer, max_tokens=loaded.max_tokens)
+    if encoding.n_steps == 0:
+        raise RecordError(
+            "decoding 'gold' needs a target",
+            where=f"{record.where or 'record'} (id '{record.id}')",
+            fix="add 'target', or let the model write with --decode greedy",
+        )  # fmt: skip
+    return encoding
+
+
+def _work(loaded: LoadedModel, decoding: Decoding | None, encoding: Encoding) -> int:
+    if decoding is None:
+        return encoding.n_tokens
+    return encoding.n_tokens + WRITTEN_TOKEN * token_limit(loaded, encoding, decoding)
 
 
 def _cut(records: Iterator[Record], sizes: Sequence[int]) -> Iterator[list[Record]]:
@@ -214,7 +290,7 @@ def _described(
     settings: ExtractSettings, capture_settings: CaptureSettings, loaded: LoadedModel
 ) -> dict[str, Any]:
     """Write down what a second call must share to continue the run."""
-    return {
+    described = {
         "keep": sorted(set(settings.keep)),
         "decode": settings.decode,
         "encoding": settings.encoding,
@@ -223,3 +299,15 @@ def _described(
         "device": loaded.device.type,
         "versions": {name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS},
     }
+    return described | _decoding_described(capture_settings.decoding)
+
+
+def _decoding_described(decoding: Decoding | None) -> dict[str, Any]:
+    if decoding is None:
+        return {}
+    named = {"max_new_tokens": decoding.max_new_tokens}
+    if decoding.how == "greedy":
+        return named | {"written_at_once": decoding.batch_size}
+    return named | {
+        "temperature": decoding.temperature, "top_p": decoding.top_p, "seed": decoding.seed
+    }  # fmt: skip
