@@ -11,7 +11,14 @@ from attnprobe.records import write_records
 from attnprobe.tasks.sequences import SequenceSettings, generate
 from attnprobe.workflows.extract import ExtractSettings, extract
 
-FAMILIES = ("arithmetic", "geometric", "second_difference", "modular", "periodic", "logistic_map")
+FAMILIES = (
+    "arithmetic",
+    "geometric",
+    "second_difference",
+    "order2_recurrence",
+    "modular",
+    "logistic_map",
+)
 STYLES = ("stepwise", "coarse")
 ITEMS_PER_FAMILY = 6
 
