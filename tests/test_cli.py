@@ -76,6 +76,19 @@ def test_the_demo_runs_whole_and_again(model, tmp_path):
     assert again.stdout == first.stdout
 
 
+def test_maths_problems_of_some_templates_in_two_languages(tmp_path):
+    data = tmp_path / "maths.jsonl"
+    arguments = ["dataset", "maths", "-o", data, "--templates", "discount,age,change", "--n", 12,
+                 "--language", "both", "--styles", "direct,coarse", "--seed", 3]  # fmt: skip
+    assert "48 records" in succeed(*arguments).stderr
+    assert {record.split for record in read_records(data)} == {"train", "seen"}
+    succeed(*arguments, "--unseen", "--split", "unseen")
+    records = list(read_records(data))
+    assert {record.task for record in records} == {"discount"}
+    assert {record.meta["language"] for record in records} == {"en", "zh"}
+    assert {record.style for record in records} == {"direct", "coarse"}
+
+
 def test_contrast_as_json_is_json(run):
     facts = json.loads(succeed("contrast", run, "--json").stdout)
     assert len(facts["heads"]) == 6
@@ -102,6 +115,15 @@ def test_contrast_as_json_is_json(run):
         (["dataset", "sequences", "-o", "OUT/d.jsonl", "--families", "arithmetik"], "'arithmetic'"),
         (["dataset", "sequences", "-o", "OUT/d.jsonl", "--coarse", "sums:x"], "--coarse"),
         (["dataset", "sequences", "-o", "OUT/d.jsonl", "--styles", ""], "nothing to write"),
+        (["dataset", "maths", "-o", "OUT/d.jsonl", "--templates", "agee"], "did you mean 'age'?"),
+        (["dataset", "maths", "-o", "OUT/d.jsonl", "--n", "3"], "too few problems"),
+        (["dataset", "maths", "-o", "OUT/d.jsonl", "--split", "tests"], "unknown split"),
+        (["dataset", "maths", "-o", "OUT/d.jsonl", "--split", "unseen"], "add --unseen"),
+        (
+            ["dataset", "maths", "-o", "OUT/d.jsonl", "--unseen", "--templates", "age"],
+            "choose some of precedence",
+        ),
+        (["score", "RUN"], "with --decode greedy"),
     ],
 )
 def test_bad_input_exits_with_2_and_a_message(run, model, tmp_path, arguments, message):

@@ -242,6 +242,10 @@ def spans_with_a_gap(file, folder):
     file["span/start"][1] += 1
 
 
+def generated_by_nobody(file, folder):
+    file["record/is_generated"][0] = 2
+
+
 def huge_query(file, folder):
     file["pooled_query"][0] = 2**30
 
@@ -278,6 +282,7 @@ def huge_query(file, folder):
         (stretches_negative, "stretches of `pair` do not fit together"),
         (group_of_no_span, "/group/span does not fit the record"),
         (spans_with_a_gap, "/span/start does not fit the record"),
+        (generated_by_nobody, "/record/is_generated does not fit the record"),
         (huge_query, "/pooled_query does not fit the record"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

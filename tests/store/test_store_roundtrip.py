@@ -116,6 +116,7 @@ class Odd:
     cuts: list[int]
     sinks: list[int]
     texts: list[str]
+    generated: str | None
     rows: list[tuple[int, int]]
     """First key and length of each row."""
 
@@ -132,6 +133,7 @@ def odd(draw):
         cuts=sorted({0, n_prompt, n, *draw(st.lists(st.integers(0, n), max_size=3))}),
         sinks=sorted(draw(st.sets(st.integers(0, n - 1), max_size=3))),
         texts=draw(st.lists(st.text(max_size=4), min_size=n, max_size=n)),
+        generated=draw(st.none() | st.text(max_size=4)),
         rows=[(start, draw(st.integers(1, n - start))) for start in starts],
     )
 
@@ -149,7 +151,7 @@ def odd_capture(odd: Odd, number: int, n_layers: int, n_heads: int) -> Capture:
     encoding = Encoding(
         record, np.arange(odd.n, dtype=np.int32), tuple(odd.texts),
         tuple(Span(a, b, f"role_{a % 2}") for a, b in pairwise(odd.cuts)),
-        odd.n_prompt, tuple(odd.sinks),
+        odd.n_prompt, tuple(odd.sinks), odd.generated,
     )  # fmt: skip
     queries, n_groups = np.array(encoding.step_queries, np.int32), len(encoding.groups)
     starts, lengths = (np.array([row[i] for row in odd.rows], np.int32) for i in (0, 1))
@@ -190,6 +192,7 @@ def assert_comes_back(run, capture, bound):
     there, record_id = capture.encoding, capture.encoding.record.id
     back = run.encoding(record_id)
     assert (back.record, back.texts, back.groups) == (there.record, there.texts, there.groups)
+    assert (back.generated, back.digest) == (there.generated, there.digest)
     assert run.predictions(record_id).sizes["step"] == there.n_steps
     assert run.step_mass(record_id).sizes["step"] == there.n_steps
     if there.n_steps:
