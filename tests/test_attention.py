@@ -1,6 +1,7 @@
 """Recorded attention against eager attention, and every sabotage caught."""
 
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -311,8 +312,8 @@ def test_rolled_kv_heads_are_caught(llama, keep, monkeypatch):
 def test_wrong_rows_of_the_longest_example_are_caught(llama, keep, monkeypatch):
     original = rows_module.softmax_rows
 
-    def spoiled(call, columns, visible):
-        weights = original(call, columns, visible)
+    def spoiled(call, columns):
+        weights = original(call, columns)
         weights[0, :, 9:] = weights[0, :, 9:].roll(1, 0)  # beyond the rows of the other examples
         return weights
 
@@ -328,9 +329,9 @@ def test_wrong_rows_of_the_longest_example_are_caught(llama, keep, monkeypatch):
 def test_unknown_arguments_of_the_attention_function_are_refused(llama, monkeypatch):
     original = llama.model.layers[1].self_attn.forward
     monkeypatch.setattr(
-        llama.model.layers[1].self_attn, "forward", lambda **kw: original(**kw, softcap=30.0)
+        llama.model.layers[1].self_attn, "forward", lambda **kw: original(**kw, temperature=30.0)
     )
-    assert "passes 'softcap' to its attention" in message(
+    assert "passes 'temperature' to its attention" in message(
         ModelError, lambda: recorded(llama, padded_batch(), ["full"])
     )
 
@@ -347,8 +348,8 @@ def test_the_rows_of_another_layer_are_caught(llama, keep, monkeypatch):
     original = rows_module.softmax_rows
     earlier = []
 
-    def previous(call, columns, visible):
-        earlier.append(original(call, columns, visible))
+    def previous(call, columns):
+        earlier.append(original(call, columns))
         return earlier[max(0, len(earlier) - 2)]
 
     monkeypatch.setattr(recording_module, "softmax_rows", previous)
@@ -397,5 +398,4 @@ def test_nan_attention_is_caught(llama, keep):
 
 
 def _changed(call, **changes):
-    names = ("module", "query", "key", "value", "mask", "scaling", "causal", "run")
-    return compat.AttentionCall(**({name: getattr(call, name) for name in names} | changes))
+    return dataclasses.replace(call, **changes)

@@ -20,15 +20,24 @@ from attnprobe.errors import ModelError
 INTERFACE_NAME = "attnprobe"
 """transformers picks kernels by substring: a name must not hold sdpa, flash or flex_attention."""
 
-FAST_KERNELS = ("sdpa",)
-"""Implementations that take any values of the head size, so that a pooled pass can reuse them."""
+BASES = ("sdpa", "eager")
+"""Implementations that a model may come with."""
+
+SELF, ENCODER, CROSS = "self", "encoder", "cross"
+"""Kinds of attention. In a model with one stack, all attention is `self`."""
+
+Place = tuple[str, int]
+"""Kind and layer index."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionCall:
     """One call of an attention function, as the model made it."""
 
-    module: torch.nn.Module
+    kind: str
+    """`self`, `encoder` or `cross`."""
+    layer: int
+    """Index of the layer in its stack."""
     query: torch.Tensor
     """[batch, head, query, head size]"""
     key: torch.Tensor
@@ -43,11 +52,14 @@ class AttentionCall:
     run: Callable[[torch.Tensor], torch.Tensor]
     """The model's own kernel on other values [batch, KV head, key, value size]
     → [batch, query, head, value size], without dropout."""
-
-    @property
-    def layer(self) -> int:
-        """The layer's index, as the module knows it."""
-        return int(self.module.layer_idx)  # pyright: ignore[reportArgumentType]
+    softcap: float | None = None
+    """Scores are bent to `softcap · tanh(score / softcap)` before the mask (Gemma 2)."""
+    sinks: torch.Tensor | None = None
+    """[head]: logit of one more column in the softmax, which is dropped after it (gpt-oss)."""
+    bias: torch.Tensor | None = None
+    """[batch or 1, head, query, key] added to the scores (T5)."""
+    fused: bool = True
+    """Whether `run` never holds the weights as a whole."""
 
 
 @runtime_checkable
@@ -55,6 +67,9 @@ class Observer(Protocol):
     """Sees each attention call of a switched model."""
 
     base: str
+    """Implementation that goes on computing the model's output."""
+    places: dict[torch.nn.Module, Place]
+    """Kind and layer of each attention module."""
 
     def observe(self, call: AttentionCall, output: torch.Tensor) -> None:
         """Take a call and the output [batch, query, head, value size] the model goes on with."""
@@ -76,7 +91,14 @@ def implementation_of(model: torch.nn.Module) -> str:
         raise ModelError(
             "a recording is active already", fix="leave the outer `record` before the next one"
         )
-    name = getattr(inner.config, "_attn_implementation", None)
+    names = {getattr(config, "_attn_implementation", None) for config in _configs(model)}
+    if len(names) > 1:
+        raise ModelError(
+            "parts of this model use different attention implementations",
+            where=type(inner).__name__, got=", ".join(sorted(map(str, names))),
+            fix="call model.set_attn_implementation('sdpa') first",
+        )  # fmt: skip
+    (name,) = names
     if not isinstance(name, str) or not inner._can_set_attn_implementation():
         raise ModelError(
             "this model's attention is not reached through transformers' attention interface",
@@ -113,15 +135,55 @@ def observed(model: torch.nn.Module, observer: Observer) -> Iterator[None]:
         _observer.reset(token)
 
 
-def attention_layers(model: torch.nn.Module) -> tuple[int, ...]:
-    """Return the indices of the layers that have attention modules."""
-    layers = {
-        module.layer_idx
+def attention_places(model: torch.nn.Module) -> dict[torch.nn.Module, Place]:
+    """Find the attention modules: their kind and layer.
+
+    Returns:
+        Every module that has a layer index and calls itself attention. Layers of other kinds
+        (recurrent, convolutional) have none.
+    """
+    encoder = set(encoder_of(model).modules()) if has_encoder(model) else set()
+    places: dict[torch.nn.Module, Place] = {}
+    for path, module in model.named_modules():
+        layer = getattr(module, "layer_idx", None)
+        if "attention" not in type(module).__name__.lower():
+            continue
+        if not isinstance(layer, int):
+            layer = next((int(part) for part in path.split(".") if part.isdecimal()), None)
+        if layer is not None:
+            kind = ENCODER if module in encoder else SELF
+            if encoder and kind == SELF and not getattr(module, "is_causal", True):
+                kind = CROSS
+            places[module] = kind, layer
+    return places
+
+
+def has_encoder(model: torch.nn.Module) -> bool:
+    """Whether a model has an encoder beside its decoder."""
+    return bool(getattr(transformers_model(model).config, "is_encoder_decoder", False))
+
+
+def encoder_of(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the encoder of an encoder–decoder model."""
+    return transformers_model(model).get_encoder()
+
+
+def decoder_of(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the decoder of an encoder–decoder model."""
+    return transformers_model(model).get_decoder()
+
+
+def is_compiled(model: torch.nn.Module) -> bool:
+    """Whether `torch.compile` was applied to a model or a part of it."""
+    return any(
+        "OptimizedModule" in type(module).__name__ or module._compiled_call_impl is not None
         for module in model.modules()
-        if "attention" in type(module).__name__.lower()
-        and isinstance(getattr(module, "layer_idx", None), int)
-    }
-    return tuple(sorted(layers))  # pyright: ignore[reportArgumentType]
+    )
+
+
+def cached_tokens(cache: Any) -> int:
+    """Return how many tokens a key–value cache holds."""
+    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def _configs(model: torch.nn.Module) -> list[Any]:
@@ -153,6 +215,18 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     return AttentionMaskInterface()[_active().base](*args, **kwargs)
 
 
+_HARMLESS = {
+    "dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache",
+    "output_attentions", "output_hidden_states", "output_router_logits", "return_dict",
+    "num_items_in_batch",
+}  # fmt: skip
+"""What models pass to their attention function that changes no weights (a sliding window is in the
+mask already)."""
+
+_APPLIED = {"softcap", "s_aux", "position_bias"}
+"""What changes the weights, and is applied to the rows as well."""
+
+
 def _attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -162,39 +236,39 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     observer = _active()
-    kernel = _kernel(observer.base, module)
     _refuse_unknown(kwargs, module)
+    kernel = _kernel(observer.base, module)
     output, weights = kernel(module, query, key, value, attention_mask, **kwargs)
-    scaling = kwargs.get("scaling")
-    causal = kwargs.get("is_causal")
+    place = observer.places.get(module)
+    if place is None:
+        raise ModelError(
+            "an attention module without a layer number", where=type(module).__name__,
+            fix="nothing was recorded",
+        )  # fmt: skip
+    scaling, causal = kwargs.get("scaling"), kwargs.get("is_causal")
     quiet = {**kwargs, "dropout": 0.0}
-    observer.observe(
-        AttentionCall(
-            module=module,
-            query=query,
-            key=key,
-            value=value,
-            mask=attention_mask,
-            scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-            causal=getattr(module, "is_causal", True) if causal is None else causal,
-            run=lambda values: kernel(module, query, key, values, attention_mask, **quiet)[0],
-        ),
-        output,
+    call = AttentionCall(
+        kind=place[0],
+        layer=place[1],
+        query=query,
+        key=key,
+        value=value,
+        mask=attention_mask,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        causal=getattr(module, "is_causal", True) if causal is None else causal,
+        run=lambda values: kernel(module, query, key, values, attention_mask, **quiet)[0],
+        softcap=kwargs.get("softcap"),
+        sinks=kwargs.get("s_aux"),
+        bias=kwargs.get("position_bias"),
+        fused=observer.base != "eager",
     )
+    observer.observe(call, output)
     return output, weights
-
-
-_UNDERSTOOD = {
-    "dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache",
-    "output_attentions", "output_hidden_states", "output_router_logits",
-}  # fmt: skip
-"""What models pass to their attention function that is taken care of, or changes no weights (a
-sliding window is in the mask already)."""
 
 
 def _refuse_unknown(kwargs: dict[str, Any], module: torch.nn.Module) -> None:
     for name, value in kwargs.items():
-        if value is not None and name not in _UNDERSTOOD:
+        if value is not None and name not in _HARMLESS | _APPLIED:
             raise ModelError(
                 f"this model passes '{name}' to its attention, which is not captured yet",
                 where=type(module).__name__, fix="nothing was recorded",

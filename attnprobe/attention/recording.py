@@ -1,176 +1,382 @@
 """`record`: attention out of a running model, exact, beside the model's own fast kernel."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from attnprobe.attention.certificate import (
-    N_PROBES,
-    Certificate,
-    pool_errors,
-    row_errors,
-    tolerance,
-)
+from attnprobe.attention import generation
+from attnprobe.attention.certificate import Certificate, pool_errors, row_errors, tolerance
 from attnprobe.attention.compat import (
+    BASES,
+    CROSS,
+    ENCODER,
+    SELF,
     AttentionCall,
-    attention_layers,
+    Place,
+    attention_places,
+    cached_tokens,
+    decoder_of,
+    encoder_of,
+    has_encoder,
     implementation_of,
+    is_compiled,
     observed,
     transformers_model,
 )
-from attnprobe.attention.rows import (
+from attnprobe.attention.passes import (
     Layout,
-    count_visible,
+    PassPlan,
+    Positions,
+    Ranges,
+    layout_of,
+    plan_pass,
+)
+from attnprobe.attention.pieces import Pieces
+from attnprobe.attention.rows import (
     pick_queries,
     pooled_masses,
     softmax_rows,
     sum_over_spans,
-    visible_keys,
 )
 from attnprobe.errors import CertificateError, ModelError, SelectionError, nearest
 
 KEEPS = ("rows", "steps", "pooled", "full")
 """What a recording can hold; see `record`."""
 
-Positions = Sequence[Sequence[int]]
-Ranges = Sequence[Sequence[tuple[int, int]]]
+Tensors = dict[int, torch.Tensor]
 
 
 @dataclass(slots=True)
-class Recording:
-    """What a forward pass showed; filled while the `record` block runs.
+class KindRecording:
+    """What was recorded of one kind of attention, by layer index.
 
     Tensors are float32, detached, on the device of their layer. Columns are those of the input
     ids; chosen queries and spans beyond an example's own are NaN.
     """
 
-    keep: frozenset[str]
-    base: str
-    """The model's own attention implementation, which goes on computing its output."""
-    model: str
-    queries: Positions | None
-    spans: Ranges | None
-    only_layers: frozenset[int] | None
     certificate: Certificate
-    full: dict[int, torch.Tensor] = field(default_factory=dict)
+    """The proof, for this kind."""
+    full: Tensors = field(default_factory=dict)
     """{layer: [batch, head, query, key]}; rows of pads are NaN."""
-    rows: dict[int, torch.Tensor] = field(default_factory=dict)
+    rows: Tensors = field(default_factory=dict)
     """{layer: [batch, head, chosen query, key]}."""
-    steps: dict[int, torch.Tensor] = field(default_factory=dict)
+    steps: Tensors = field(default_factory=dict)
     """{layer: [batch, head, chosen query, span]}, the same rows summed over spans."""
-    pooled: dict[int, torch.Tensor] = field(default_factory=dict)
+    pooled: Tensors = field(default_factory=dict)
     """{layer: [batch, head, query, span]}; rows of pads are NaN."""
-    visible: dict[int, torch.Tensor] = field(default_factory=dict)
+    visible: Tensors = field(default_factory=dict)
     """{layer: [batch, chosen query, key]} boolean: what the real mask let each row see."""
-    visible_counts: dict[int, torch.Tensor] = field(default_factory=dict)
+    visible_counts: Tensors = field(default_factory=dict)
     """{layer: [batch, query, span]}: with `pooled`, how many keys the mask left visible."""
     layout: Layout | None = None
-    """Where the tokens of each example lie."""
-    _batch: "_Batch | None" = None
+    """Where the query tokens of each example lie."""
 
-    def start(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
-        """Prepare for a forward pass over these inputs.
+
+class Recording:
+    """What a forward pass, or a generation, showed; complete when the `record` block ends."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        keep: Sequence[str],
+        queries: Positions | None,
+        spans: Ranges | None,
+        layers: Sequence[int] | None,
+    ) -> None:
+        self.model = type(transformers_model(model)).__name__
+        self.base = _checked_base(model, self.model)
+        self.keep, self.queries, self.spans = frozenset(keep), queries, spans
+        self.only_layers = None if layers is None else frozenset(layers)
+        self.places: dict[torch.nn.Module, Place] = attention_places(model)
+        self.tolerance = tolerance(next(model.parameters()).dtype)
+        self.history = generation.History()
+        self._kinds: dict[str, KindRecording] = {}
+        self._pieces: dict[str, Pieces] = {}
+        self._layouts: dict[str, Layout] = {}
+        self._plans: dict[str, PassPlan] = {}
+        self._last: tuple[str, int, AttentionCall] | None = None
+        self._seen: set[tuple[str, int]] = set()
+
+    def of(self, kind: str) -> KindRecording:
+        """Return what was recorded of one kind of attention.
+
+        Args:
+            kind: `self` (of the decoder, or of a model's only stack), `encoder` or `cross`.
 
         Raises:
-            ModelError: If a pass was recorded already, or the padding is not at one side.
+            SelectionError: If the model has no such attention.
+        """
+        if kind not in self._kinds:
+            raise SelectionError(
+                f"no attention of kind '{kind}' was recorded", where=self.model,
+                fix=nearest(kind, self._kinds),
+            )  # fmt: skip
+        return self._kinds[kind]
+
+    @property
+    def full(self) -> Tensors:
+        """{layer: [batch, head, query, key]} of the self-attention; rows of pads are NaN."""
+        return self.of(SELF).full
+
+    @property
+    def rows(self) -> Tensors:
+        """{layer: [batch, head, chosen query, key]} of the self-attention."""
+        return self.of(SELF).rows
+
+    @property
+    def steps(self) -> Tensors:
+        """{layer: [batch, head, chosen query, span]} of the self-attention."""
+        return self.of(SELF).steps
+
+    @property
+    def pooled(self) -> Tensors:
+        """{layer: [batch, head, query, span]} of the self-attention."""
+        return self.of(SELF).pooled
+
+    @property
+    def visible(self) -> Tensors:
+        """{layer: [batch, chosen query, key]}: what the mask let each row see."""
+        return self.of(SELF).visible
+
+    @property
+    def visible_counts(self) -> Tensors:
+        """{layer: [batch, query, span]}: with `pooled`, how many keys were visible."""
+        return self.of(SELF).visible_counts
+
+    @property
+    def certificate(self) -> Certificate:
+        """The proof of the self-attention."""
+        return self.of(SELF).certificate
+
+    @property
+    def batch_layout(self) -> Layout:
+        """Where the tokens of each example lie."""
+        layout = self.of(SELF).layout
+        if layout is None:
+            raise CertificateError("no forward pass was recorded", where=self.model)
+        return layout
+
+    # --- while the model runs ----------------------------------------------------------------
+
+    def begin(self, kind: str, ids: torch.Tensor, mask: Any, cache: Any) -> None:
+        """Prepare for a forward pass of one stack over these inputs.
+
+        Raises:
+            ModelError: If the pass does not continue what was recorded so far.
             SelectionError: If a query or span lies outside its example.
         """
-        if self._batch is not None:
+        batch, n_queries = ids.shape[:2]
+        past = cached_tokens(cache)
+        known = self._layouts.get(kind)
+        if known is None and past:
             raise ModelError(
-                "one recording holds one forward pass, and a second one came",
-                fix="open a new `record` block for each pass",
-            )
-        self.layout = _layout(input_ids, attention_mask)
-        self._batch = _plan(self, self.layout)
+                "attention over a cache that was filled before the recording", where=self.model,
+                got=f"{past} tokens in the cache",
+                fix="record from the first token on, or record one pass over the whole text",
+            )  # fmt: skip
+        if known is None:
+            known = layout_of(mask, batch, n_queries, ids.device)
+            self._check_request(known, kind)
+        elif past == known.width and kind == SELF:
+            known.grow(n_queries)
+        else:
+            raise ModelError(
+                "one recording holds one forward pass or one generation, and another came",
+                where=self.model, fix="open a new `record` block for each",
+            )  # fmt: skip
+        self._layouts[kind] = known
+        running = {kind, CROSS} if kind == SELF else {kind}
+        self._seen = {place for place in self._seen if place[0] not in running}
+        if kind == SELF:
+            self.history.add(ids, cache)
+        self._plans[kind] = self._plan(kind, kind, past)
+        if kind == SELF and ENCODER in self._layouts:
+            self._plans[CROSS] = self._plan(SELF, ENCODER, past)
+
+    def _plan(self, queries: str, keys: str, offset: int) -> PassPlan:
+        whole = "full" in self.keep or (queries, keys) != (SELF, SELF)
+        return plan_pass(
+            self._layouts[queries],
+            self._layouts[keys],
+            offset,
+            None if whole else self.queries or [[]] * len(self._layouts[queries].first),
+            self.spans if (queries, keys) == (SELF, SELF) else None,
+        )
 
     @torch.no_grad()
     def observe(self, call: AttentionCall, output: torch.Tensor) -> None:
         """Take one attention call: keep what was asked for, and prove it."""
         if self.only_layers is not None and call.layer not in self.only_layers:
             return
-        batch = self._checked_batch(call)
-        visible = batch.visible(call)
-        weights = softmax_rows(call, batch.columns, visible)
-        at_probes = pick_queries(weights, batch.probes)
-        probe_columns = batch.columns.gather(1, batch.probes)
-        error = row_errors(at_probes, call, output, probe_columns)
-        chosen = weights[:, :, : batch.n_chosen]
-        if batch.unreal is not None:
-            chosen = chosen.masked_fill(batch.unreal[:, None, :, None], torch.nan)
-        if self.keep & {"rows", "full"}:
-            self.rows[call.layer] = chosen
-        if "steps" in self.keep:
-            self.steps[call.layer] = batch.blank_spans(sum_over_spans(chosen, batch.edges))
-        if "pooled" in self.keep:
-            pooled = pooled_masses(call, batch.edges)
-            summed = sum_over_spans(at_probes, batch.edges)
-            error = error.maximum(pool_errors(pick_queries(pooled, probe_columns), summed))
-            self.visible_counts[call.layer] = batch.counts(call)
-            self.pooled[call.layer] = batch.blank_pads(batch.blank_spans(pooled))
-        self.visible[call.layer] = visible[:, 0, : batch.n_chosen]
-        self.certificate.errors[call.layer] = error
+        plan = self._checked_plan(call)
+        if (call.kind, call.layer) in self._seen:
+            self._certify_again(call, plan, output)
+            return
+        self._seen.add((call.kind, call.layer))
+        self._last = (call.kind, call.layer, call)
+        weights = softmax_rows(call, plan.columns)
+        at_probes = pick_queries(weights, plan.probes)
+        columns = plan.columns.gather(1, plan.probes)
+        error = row_errors(at_probes, call, output, columns)
+        pieces = self._pieces.setdefault(call.kind, Pieces())
+        chosen = weights[:, :, : plan.n_chosen]
+        extent = plan.first_key(call), plan.n_keys
+        pieces.add("visible", call.layer, plan, plan.visible(call), extent)
+        if self.keep & {"rows", "full"} or call.kind != SELF:
+            pieces.add("rows", call.layer, plan, chosen, extent)
+        if call.kind == SELF and self.keep & {"steps", "pooled"}:
+            edges = plan.local_edges(call)
+            if "steps" in self.keep:
+                pieces.add("steps", call.layer, plan, sum_over_spans(chosen, edges))
+            if "pooled" in self.keep:
+                pooled = pooled_masses(call, edges)
+                summed = sum_over_spans(at_probes, edges)
+                error = error.maximum(pool_errors(pick_queries(pooled, columns), summed))
+                pieces.add("pooled", call.layer, plan, pooled)
+                pieces.add("visible_counts", call.layer, plan, plan.counts(call))
+        pieces.certify(call.layer, error)
 
-    def _checked_batch(self, call: AttentionCall) -> "_Batch":
-        if self._batch is None or call.query.shape[2] != self._batch.width:
+    def _checked_plan(self, call: AttentionCall) -> PassPlan:
+        plan = self._plans.get(call.kind)
+        if plan is None or call.query.shape[2] != plan.n_queries:
             raise ModelError(
                 "this attention call is not over the inputs of the pass",
-                where=f"{self.model}, layer {call.layer}",
+                where=f"{self.model}, {call.kind} attention of layer {call.layer}",
                 got=f"{call.query.shape[2]} queries",
-                expected=f"{self._batch.width if self._batch else 'a pass that was announced'}",
-                fix="record plain forward passes: input ids in one piece, without a cache",
-            )
-        if call.key.shape[2] != call.query.shape[2]:
-            raise ModelError(
-                "attention over a cache cannot be recorded",
-                where=f"{self.model}, layer {call.layer}",
-                got=f"{call.query.shape[2]} queries, {call.key.shape[2]} keys",
-                fix="generate first, then record one pass over prompt and answer",
-            )
-        if call.layer in self.certificate.errors:
-            raise CertificateError(
-                "two attention calls in one layer", where=f"{self.model}, layer {call.layer}",
-                fix="this architecture is not supported yet",
+                expected=f"{plan.n_queries if plan else 'a pass that was announced'}",
+                fix="call the model itself, with input ids in one piece",
             )  # fmt: skip
-        return self._batch
+        return plan
 
-    def finish(self, expected_layers: Sequence[int]) -> None:
+    def _certify_again(self, call: AttentionCall, plan: PassPlan, output: torch.Tensor) -> None:
+        """Take a second call in one layer: the same attention on other values (DiffLlama)."""
+        kind, layer, before = self._last or ("", -1, call)
+        same = (kind, layer) == (call.kind, call.layer)
+        if not (same and before.query is call.query and before.key is call.key):
+            raise CertificateError(
+                "two different attentions in one layer", where=f"{self.model}, layer {call.layer}",
+                fix="this architecture is not supported",
+            )  # fmt: skip
+        columns = plan.columns.gather(1, plan.probes)
+        weights = softmax_rows(call, columns)
+        error = row_errors(weights, call, output, columns)
+        self._pieces[call.kind].certify(call.layer, error)
+
+    # --- afterwards --------------------------------------------------------------------------
+
+    def finish(self, sequences: torch.Tensor | None) -> None:
         """Check the proof and put the result into its final layout.
+
+        Args:
+            sequences: What `generate` returned, if it ran.
 
         Raises:
             CertificateError: If a layer fails, or was not seen at all.
         """
-        self.certificate.check(self.model)
-        wanted = set(expected_layers) & (self.only_layers or set(expected_layers))
-        if missing := sorted(wanted - set(self.certificate.errors)):
+        if not self._pieces:
+            raise CertificateError(
+                "no attention was seen during the forward pass", where=self.model,
+                fix="run the model inside the block; remote code with attention of its own is not "
+                "supported yet",
+            )  # fmt: skip
+        lineage = self.history.lineage(sequences)
+        for kind, pieces in self._pieces.items():
+            certificate = Certificate("interface", self.tolerance, dict(pieces.errors))
+            certificate.check(self.model)
+            self._check_all_seen(kind, pieces)
+            queries = self._layouts[ENCODER if kind == ENCODER else SELF]
+            keys = self._layouts[SELF if kind == SELF else ENCODER]
+            if kind != ENCODER and lineage is not None:
+                pieces.follow(lineage)
+            self._kinds[kind] = self._assembled(kind, pieces, certificate, queries, keys)
+
+    def _assembled(
+        self, kind: str, pieces: Pieces, certificate: Certificate, queries: Layout, keys: Layout
+    ) -> KindRecording:
+        found = KindRecording(certificate, layout=queries)
+        whole = "full" in self.keep or kind != SELF
+        n_rows = queries.width if whole else max(map(len, self.queries or [[]]), default=0)
+        rows = pieces.over_keys("rows", n_rows, keys.width)
+        found.visible = pieces.over_keys("visible", n_rows, keys.width)
+        if whole and ("full" in self.keep):
+            found.full = rows
+        if "rows" in self.keep:
+            found.rows = self._chosen(rows, queries) if whole and kind == SELF else rows
+            if whole and kind == SELF:
+                found.visible = self._chosen(found.visible, queries)
+        blank = self._blank_spans(rows, pieces) if kind == SELF else None
+        found.steps = pieces.over_spans("steps", n_rows, blank)
+        if whole and kind == SELF and found.steps:
+            found.steps = self._chosen(found.steps, queries)
+        found.pooled = pieces.over_columns("pooled", blank)
+        found.visible_counts = pieces.over_columns("visible_counts", None)
+        return found
+
+    def _chosen(self, tensors: Tensors, layout: Layout) -> Tensors:
+        """Pick the rows asked for out of rows of every column."""
+        firsts = layout.first.tolist()
+        wanted = self.queries or []
+        most = max(map(len, wanted))
+        columns = torch.tensor(
+            [[first + p for p in row] + [0] * (most - len(row))
+             for row, first in zip(wanted, firsts, strict=True)]
+        )  # fmt: skip
+        real = torch.tensor([[True] * len(row) + [False] * (most - len(row)) for row in wanted])
+        return {
+            layer: generation.pick_rows(tensor, columns, real) for layer, tensor in tensors.items()
+        }
+
+    def _blank_spans(self, rows: Tensors, pieces: Pieces) -> torch.Tensor | None:
+        """Mark the spans that an example does not have; None if all have the same number."""
+        lengths = [len(row) for row in self.spans or []]
+        if len(set(lengths)) < 2:
+            return None
+        device = self._layouts[SELF].first.device
+        at = torch.arange(max(lengths), device=device)
+        return at >= torch.tensor(lengths, device=device)[:, None]
+
+    def _check_all_seen(self, kind: str, pieces: Pieces) -> None:
+        there = {layer for of_kind, layer in self.places.values() if of_kind == kind}
+        if missing := sorted((there & (self.only_layers or there)) - set(pieces.errors)):
             raise CertificateError(
                 "attention layers were not seen", where=self.model, got=f"layers {missing} missing"
             )
-        if "full" in self.keep:
-            self.full = {layer: self._square(rows) for layer, rows in self.rows.items()}
 
-    @property
-    def batch_layout(self) -> Layout:
-        """Where the tokens of each example lie.
+    def _check_request(self, layout: Layout, kind: str) -> None:
+        if kind == ENCODER or (self.queries is None and self.spans is None):
+            return
+        lengths = layout.lengths()
+        for what, given in (("queries", self.queries), ("spans", self.spans)):
+            if given is not None and len(given) != len(lengths):
+                raise SelectionError(
+                    f"{what} are given per example", expected=f"{len(lengths)} of them",
+                    got=len(given),
+                )  # fmt: skip
+
+    def check_inside(self) -> None:
+        """Refuse queries and spans outside their example, once its final length is known.
 
         Raises:
-            CertificateError: If no forward pass was recorded.
+            SelectionError: Naming the example.
         """
-        if self.layout is None:
-            raise CertificateError("no forward pass was recorded", where=self.model)
-        return self.layout
-
-    def _square(self, rows: torch.Tensor) -> torch.Tensor:
-        """Lay chosen rows (all tokens of each example) out over the columns of the batch."""
-        layout = self.batch_layout
-        examples, heads, _, width = rows.shape
-        square = rows.new_full((examples, heads, width, width), torch.nan)
-        places = zip(layout.first.tolist(), layout.length.tolist(), strict=True)
-        for index, (first, length) in enumerate(places):
-            square[index, :, first : first + length] = rows[index, :, :length]
-        return square
+        if (layout := self._layouts.get(SELF)) is None:
+            return
+        for index, length in enumerate(layout.lengths()):
+            for query in self.queries[index] if self.queries is not None else ():
+                if not 0 <= query < length:
+                    raise SelectionError(
+                        "a query lies outside its example", where=f"example {index}", got=query,
+                        expected=f"0 to {length - 1}",
+                    )  # fmt: skip
+            for span in self.spans[index] if self.spans is not None else ():
+                if not 0 <= span[0] < span[1] <= length:
+                    raise SelectionError(
+                        "a span is empty or lies outside its example", where=f"example {index}",
+                        got=str(tuple(span)), expected=f"[start, stop) within 0 to {length}",
+                    )  # fmt: skip
 
 
 @contextmanager
@@ -182,17 +388,20 @@ def record(
     spans: Ranges | None = None,
     layers: Sequence[int] | None = None,
 ) -> Iterator[Recording]:
-    """Record the attention of the one forward pass inside the block.
+    """Record the attention of the one forward pass, or the one `generate`, inside the block.
 
     The model computes with its own kernel; beside it, only what is asked for is computed from the
-    same queries, keys and mask, and held against the model's own output (the certificate).
+    same queries, keys and mask, and held against the model's own output (the certificate). Under
+    `generate`, rows are put together to one square over prompt and generated tokens but the last,
+    which is never read; with beam search, to those of the sequences that are returned.
 
     Args:
-        model: A causal LM of transformers whose attention goes through its attention interface.
+        model: A model of transformers whose attention goes through its attention interface.
         keep: Any of `full` (every row), `rows` (of `queries`), `steps` (the same rows summed over
             `spans`), `pooled` (mass on `spans` for every query, from one more kernel pass).
         queries: Per example, the positions of the queries to keep, counted without padding.
-        spans: Per example, half-open key ranges, counted without padding.
+        spans: Per example, half-open key ranges, counted without padding. In an encoder–decoder
+            model, queries and spans are of the decoder; encoder and cross attention come whole.
         layers: Only these; all if None.
 
     Yields:
@@ -203,50 +412,53 @@ def record(
         ModelError: If the model cannot be recorded.
         CertificateError: If the capture is not what the model used.
     """
-    name = type(transformers_model(model)).__name__
-    _check_request(keep, queries, spans)
-    recording = Recording(
-        keep=frozenset(keep),
-        base=_checked_base(model, name),
-        model=name,
-        queries=queries,
-        spans=spans,
-        only_layers=None if layers is None else frozenset(layers),
-        certificate=Certificate("interface", tolerance(next(model.parameters()).dtype)),
-    )
-    layers_of_model = attention_layers(model)
-    handle = transformers_model(model).register_forward_pre_hook(
-        _announce(recording), with_kwargs=True
-    )
-    try:
-        with observed(model, recording):
-            yield recording
-    finally:
-        handle.remove()
-    recording.finish(layers_of_model)
+    _check_keep(keep, queries, spans)
+    recording = Recording(model, keep, queries, spans, layers)
+    with ExitStack() as stack:
+        for module, kind in _stacks(model):
+            hook = module.register_forward_pre_hook(_announce(recording, kind), with_kwargs=True)
+            stack.callback(hook.remove)
+        sequences = stack.enter_context(generation.watched(transformers_model(model)))
+        stack.callback(recording.history.release)
+        stack.enter_context(observed(model, recording))
+        yield recording
+    recording.check_inside()
+    recording.finish(sequences[-1] if sequences else None)
 
 
-def _announce(recording: Recording) -> Callable[..., None]:
+def _stacks(model: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
+    if has_encoder(model):
+        return [(encoder_of(model), ENCODER), (decoder_of(model), SELF)]
+    return [(transformers_model(model), SELF)]
+
+
+def _announce(recording: Recording, kind: str) -> Callable[..., None]:
     def before_forward(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
+        ids = kwargs.get("inputs_embeds") if ids is None else ids
         if ids is None:
-            ids = kwargs["inputs_embeds"][..., 0]
-        recording.start(ids, kwargs.get("attention_mask"))
+            raise ModelError("the model was called without input ids", where=recording.model)
+        recording.begin(kind, ids, kwargs.get("attention_mask"), kwargs.get("past_key_values"))
 
     return before_forward
 
 
 def _checked_base(model: torch.nn.Module, name: str) -> str:
+    if is_compiled(model):
+        raise ModelError(
+            "a compiled model runs code that was fixed before the recording", where=name,
+            fix="record the model before torch.compile (model._orig_mod of a compiled one)",
+        )  # fmt: skip
     base = implementation_of(model)
-    if base not in ("sdpa", "eager"):
+    if base not in BASES:
         raise ModelError(
             "this attention implementation cannot be recorded", where=name, got=base,
-            expected="sdpa", fix="load the model with attn_implementation='sdpa'",
+            expected=" or ".join(BASES), fix="call model.set_attn_implementation('sdpa') first",
         )  # fmt: skip
     return base
 
 
-def _check_request(keep: Sequence[str], queries: Positions | None, spans: Ranges | None) -> None:
+def _check_keep(keep: Sequence[str], queries: Positions | None, spans: Ranges | None) -> None:
     for what in keep:
         if what not in KEEPS:
             raise SelectionError(f"cannot keep '{what}'", fix=nearest(what, KEEPS))
@@ -256,134 +468,3 @@ def _check_request(keep: Sequence[str], queries: Positions | None, spans: Ranges
         raise SelectionError("'rows' and 'steps' need the queries to keep", fix="pass queries=[…]")
     if spans is None and set(keep) & {"steps", "pooled"}:
         raise SelectionError("'steps' and 'pooled' need spans to sum over", fix="pass spans=[…]")
-
-
-@dataclass(slots=True)
-class _Batch:
-    """One forward pass, planned: the same for all layers."""
-
-    width: int
-    columns: torch.Tensor
-    """[batch, query]: the chosen queries, then the probes that are not among them."""
-    n_chosen: int
-    probes: torch.Tensor
-    """[batch, probe]: which of the columns are held against the model's output."""
-    unreal: torch.Tensor | None
-    """[batch, chosen] True where an example has no such query; None if all are real."""
-    edges: torch.Tensor
-    """[batch, 2 · span] start and stop columns."""
-    unreal_spans: torch.Tensor | None
-    pads: torch.Tensor | None
-    _seen: list[tuple[torch.Tensor | None, bool, torch.Tensor]] = field(default_factory=list)
-    _counted: list[tuple[torch.Tensor | None, bool, torch.Tensor]] = field(default_factory=list)
-
-    def visible(self, call: AttentionCall) -> torch.Tensor:
-        """Return which keys the rows see; layers that share a mask share the answer."""
-        for mask, causal, visible in self._seen:
-            if mask is call.mask and causal == call.causal:
-                return visible
-        visible = visible_keys(call, self.columns)
-        self._seen.append((call.mask, call.causal, visible))
-        return visible
-
-    def counts(self, call: AttentionCall) -> torch.Tensor:
-        """Return how many keys of each span every query sees, shared like `visible`."""
-        for mask, causal, counts in self._counted:
-            if mask is call.mask and causal == call.causal:
-                return counts
-        counts = count_visible(call, self.edges)
-        self._counted.append((call.mask, call.causal, counts))
-        return counts
-
-    def blank_spans(self, masses: torch.Tensor) -> torch.Tensor:
-        """Set the spans that an example does not have to NaN."""
-        if self.unreal_spans is None:
-            return masses
-        return masses.masked_fill(self.unreal_spans[:, None, None], torch.nan)
-
-    def blank_pads(self, masses: torch.Tensor) -> torch.Tensor:
-        """Set the query rows of padding to NaN."""
-        if self.pads is None:
-            return masses
-        return masses.masked_fill(self.pads[:, None, :, None], torch.nan)
-
-
-def _plan(recording: Recording, layout: Layout) -> _Batch:
-    lengths = layout.length.tolist()
-    queries = recording.queries
-    if "full" in recording.keep:
-        queries = [range(length) for length in lengths]
-    queries = queries if queries is not None else [[] for _ in lengths]
-    spans = recording.spans if recording.spans is not None else [[] for _ in lengths]
-    _check_inside(queries, spans, lengths)
-    n_chosen = max(len(row) for row in queries)
-    filled = [[*row, *[0] * (n_chosen - len(row))] for row in queries]
-    if min(len(row) for row in queries) < N_PROBES:
-        columns, _ = layout.columns(
-            [[*row, *_spread(length)] for row, length in zip(filled, lengths, strict=True)]
-        )
-        probes = [list(range(n_chosen, n_chosen + N_PROBES))] * len(lengths)
-    else:
-        columns, _ = layout.columns(filled)
-        probes = [_spread(len(row)) for row in queries]
-    _, real = layout.columns(queries)
-    edges, real_edges = layout.columns([[edge for span in row for edge in span] for row in spans])
-    at = torch.arange(layout.width, device=layout.first.device)
-    last = (layout.first + layout.length)[:, None]
-    pads = (at < layout.first[:, None]) | (at >= last)
-    return _Batch(
-        width=layout.width,
-        columns=columns,
-        n_chosen=n_chosen,
-        probes=torch.tensor(probes, device=columns.device),
-        unreal=None if bool(real.all()) else ~real,
-        edges=edges,
-        unreal_spans=None if bool(real_edges.all()) else ~real_edges[:, ::2],
-        pads=pads if bool(pads.any()) else None,
-    )
-
-
-def _spread(length: int) -> list[int]:
-    """Spread the probes over a range, the last of it among them, its start not."""
-    return [round(length - 1 - i * (length - 1) / N_PROBES) for i in range(N_PROBES)]
-
-
-def _check_inside(queries: Positions, spans: Ranges, lengths: Sequence[int]) -> None:
-    if not len(queries) == len(spans) == len(lengths):
-        raise SelectionError(
-            "queries and spans are given per example", expected=f"{len(lengths)} of each",
-            got=f"{len(queries)} and {len(spans)}",
-        )  # fmt: skip
-    for index, (row, ranges, length) in enumerate(zip(queries, spans, lengths, strict=True)):
-        if outside := [query for query in row if not 0 <= query < length]:
-            raise SelectionError(
-                "a query lies outside its example", where=f"example {index}",
-                got=str(outside[0]), expected=f"0 to {length - 1}",
-            )  # fmt: skip
-        if bad := [span for span in ranges if not 0 <= span[0] < span[1] <= length]:
-            raise SelectionError(
-                "a span is empty or lies outside its example", where=f"example {index}",
-                got=str(tuple(bad[0])), expected=f"[start, stop) within 0 to {length}",
-            )  # fmt: skip
-
-
-def _layout(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> Layout:
-    batch, width = input_ids.shape
-    if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids, dtype=torch.long)
-    if attention_mask.shape != input_ids.shape:
-        raise ModelError(
-            "the attention mask does not match the input ids", got=str(tuple(attention_mask.shape)),
-            expected=str((batch, width)),
-        )  # fmt: skip
-    real = attention_mask.bool()
-    length = real.sum(1)
-    first = real.int().argmax(1)
-    at = torch.arange(width, device=real.device)
-    contiguous = (at >= first[:, None]) & (at < (first + length)[:, None])
-    if not torch.equal(contiguous, real) or not bool(length.all()):
-        raise ModelError(
-            "an example has padding in its midst, or no tokens at all",
-            expected="real tokens in one piece, padding at one side",
-        )
-    return Layout(first, length, width)

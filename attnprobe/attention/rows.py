@@ -1,120 +1,92 @@
 """Exact attention rows of chosen queries, and sums over key spans, on the model's device."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float, Int
 
 from attnprobe.attention.compat import AttentionCall
 
+BLOCK_WEIGHTS = 2**25
+"""Weights held at once where rows are computed only to be summed (128 MB in float32)."""
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the real tokens of each example lie in a padded batch."""
-
-    first: Int[torch.Tensor, " batch"]
-    """Column of each example's first token."""
-    length: Int[torch.Tensor, " batch"]
-    """Real tokens of each example."""
-    width: int
-    """Columns of the batch."""
-
-    def columns(
-        self, positions: Sequence[Sequence[int]]
-    ) -> tuple[Int[torch.Tensor, "batch query"], Bool[torch.Tensor, "batch query"]]:
-        """Turn unpadded positions into columns.
-
-        Args:
-            positions: Per example, ragged.
-
-        Returns:
-            Columns (0 where an example has fewer positions) and which of them are real.
-        """
-        device = self.first.device
-        most = max(len(row) for row in positions)
-        columns = torch.zeros(len(positions), most, dtype=torch.long, device=device)
-        real = torch.zeros(len(positions), most, dtype=torch.bool, device=device)
-        for index, row in enumerate(positions):
-            columns[index, : len(row)] = torch.as_tensor(list(row), dtype=torch.long, device=device)
-            real[index, : len(row)] = True
-        return (columns + self.first[:, None]) * real, real
+Columns = Int[torch.Tensor, "batch query"]
+Edges = Int[torch.Tensor, "batch edge"]
+"""Start and stop of each span, one pair after the other."""
 
 
-def visible_keys(
-    call: AttentionCall, columns: Int[torch.Tensor, "batch query"]
-) -> Bool[torch.Tensor, "batch any query key"]:
+def visible_keys(call: AttentionCall, columns: Columns) -> Bool[torch.Tensor, "batch query key"]:
     """Read off the real mask which keys each chosen query can see.
 
     Args:
         call: The attention call; the mask may be boolean, additive or absent.
-        columns: Chosen queries.
+        columns: Chosen queries, counted from the call's first.
 
     Returns:
-        True where visible; the second dim is 1, or the heads if the mask differs between them.
+        True where visible, to any head.
     """
-    n_keys = call.key.shape[2]
+    n_queries, n_keys = call.query.shape[2], call.key.shape[2]
     if call.mask is None:
         keys = torch.arange(n_keys, device=columns.device)
-        if not call.causal or call.query.shape[2] == 1:
-            return torch.ones(*columns.shape, n_keys, dtype=torch.bool, device=columns.device)[
-                :, None
-            ]
-        return (keys <= columns[..., None])[:, None]
-    mask = call.mask[..., :n_keys]
-    visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    return pick_queries(visible.expand(len(columns), -1, -1, -1), columns)
+        if not call.causal or n_queries == 1:
+            return (keys >= 0).expand(*columns.shape, n_keys)
+        return keys <= columns[..., None]  # SDPA's own triangle begins at the upper left
+    return pick_queries(_as_boolean(call), columns).any(1)
 
 
-def count_visible(
-    call: AttentionCall,
-    edges: Int[torch.Tensor, "batch edge"],
-) -> Int[torch.Tensor, "batch query span"]:
-    """Count the keys of each span that the mask leaves visible, for every query of the batch.
+def count_visible(call: AttentionCall, edges: Edges) -> Int[torch.Tensor, "batch query span"]:
+    """Count the keys of each span that the mask leaves visible, for every query of the call.
 
     Args:
         call: The attention call.
-        edges: Start and stop columns of each span, one pair after the other.
+        edges: Spans, counted from the call's first key.
 
     Returns:
         Counts, in the layout of the batch (rows of pads mean nothing).
     """
     start, stop = edges[:, None, 0::2], edges[:, None, 1::2]
-    queries = torch.arange(call.query.shape[2], device=edges.device)
+    n_queries, n_keys = call.query.shape[2], call.key.shape[2]
+    queries = torch.arange(n_queries, device=edges.device)
     if call.mask is None:
-        reach = queries + 1 if call.causal else queries * 0 + call.key.shape[2]
+        sees_all = not call.causal or n_queries == 1
+        reach = queries * 0 + n_keys if sees_all else queries + 1
         return (reach[None, :, None].minimum(stop) - start).clamp_min(0)
-    visible = visible_keys(call, queries.expand(len(edges), -1))[:, 0]
+    visible = _as_boolean(call).any(1)
     running = torch.nn.functional.pad(visible.int().cumsum(-1), (1, 0))
-    at_edges = running.gather(-1, edges[:, None].expand(-1, len(queries), -1))
+    at_edges = running.gather(-1, edges[:, None].expand(-1, n_queries, -1))
     return at_edges[..., 1::2] - at_edges[..., 0::2]
 
 
 def softmax_rows(
-    call: AttentionCall,
-    columns: Int[torch.Tensor, "batch query"],
-    visible: Bool[torch.Tensor, "batch any query key"],
+    call: AttentionCall, columns: Columns
 ) -> Float[torch.Tensor, "batch head query key"]:
-    """Compute softmax(q Kᵀ · scaling) for chosen queries, in float32.
+    """Compute the softmax of chosen queries' scores, in float32.
 
     Args:
         call: The attention call.
-        columns: Chosen queries.
-        visible: Keys they can see.
+        columns: Chosen queries, counted from the call's first.
 
     Returns:
-        Probabilities; invisible keys are exactly 0. A query that sees nothing is all NaN.
+        Probabilities; invisible keys are exactly 0. With a sink column (gpt-oss) the rest of each
+        row's mass lies there. A query that sees nothing is all NaN.
     """
     query = pick_queries(call.query, columns).float()
     batch, heads, chosen, size = query.shape
     kv_heads = call.key.shape[1]
     packed = query.reshape(batch, kv_heads, heads // kv_heads * chosen, size) * call.scaling
     scores = (packed @ call.key.float().transpose(2, 3)).view(batch, heads, chosen, -1)
+    if call.softcap is not None:
+        scores = call.softcap * torch.tanh(scores / call.softcap)
+    if call.bias is not None:
+        scores = scores + _rows_of(call.bias, call, columns).float()
     if call.mask is not None and call.mask.dtype != torch.bool:
-        additive = call.mask[..., : scores.shape[-1]].expand(batch, -1, -1, -1)
-        scores = scores + pick_queries(additive, columns).float()
-    scores.masked_fill_(~visible, -torch.inf)
-    return scores.softmax(-1)
+        scores = scores + _rows_of(call.mask, call, columns).float()
+    if call.mask is None:
+        scores.masked_fill_(~visible_keys(call, columns)[:, None], -torch.inf)
+    else:
+        scores.masked_fill_(~pick_queries(_as_boolean(call), columns), -torch.inf)
+    if call.sinks is None:
+        return scores.softmax(-1)
+    sink = call.sinks.float().view(1, -1, 1, 1).expand(batch, -1, chosen, 1)
+    return torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
 
 
 def rows_times_values(
@@ -128,14 +100,13 @@ def rows_times_values(
 
 
 def sum_over_spans(
-    weights: Float[torch.Tensor, "batch head query key"],
-    edges: Int[torch.Tensor, "batch edge"],
+    weights: Float[torch.Tensor, "batch head query key"], edges: Edges
 ) -> Float[torch.Tensor, "batch head query span"]:
     """Sum rows over spans, by differences of the running sum.
 
     Args:
         weights: Rows.
-        edges: Start and stop columns of each span, one pair after the other.
+        edges: Spans, counted from the rows' first key.
 
     Returns:
         Mass per span.
@@ -145,55 +116,70 @@ def sum_over_spans(
     return (at_edges[..., 1::2] - at_edges[..., 0::2]).float()
 
 
-def indicator_values(
-    call: AttentionCall, edges: Int[torch.Tensor, "batch edge"]
-) -> list[Float[torch.Tensor, "batch key size"]]:
-    """Build values that make the kernel return span masses instead of contexts.
-
-    One column per span, 1 at its keys. A kernel is fastest at exactly the model's own value size,
-    so spans beyond it go into further passes.
-
-    Args:
-        call: The attention call, for its value size, dtype and device.
-        edges: Start and stop columns of each span, one pair after the other.
-
-    Returns:
-        One tensor of values per pass.
-    """
-    keys = torch.arange(call.key.shape[2], device=edges.device)
-    start, stop = edges[:, None, 0::2], edges[:, None, 1::2]
-    member = (keys[None, :, None] >= start) & (keys[None, :, None] < stop)
-    size = call.value.shape[-1]
-    passes = member.to(call.value.dtype).split(size, dim=-1)
-    return [torch.nn.functional.pad(part, (0, size - part.shape[-1])) for part in passes]
+def indicators(call: AttentionCall, edges: Edges) -> Float[torch.Tensor, "batch key span"]:
+    """Build one column per span, 1 at its keys, in the values' number format."""
+    keys = torch.arange(call.key.shape[2], device=edges.device)[None, :, None]
+    member = (keys >= edges[:, None, 0::2]) & (keys < edges[:, None, 1::2])
+    return member.to(call.value.dtype)
 
 
 def pooled_masses(
-    call: AttentionCall, edges: Int[torch.Tensor, "batch edge"]
+    call: AttentionCall, edges: Edges
 ) -> Float[torch.Tensor, "batch head query span"]:
-    """Get the mass on every span for every query from the model's own kernel.
+    """Get the mass on every span for every query.
 
-    The kernel computes softmax(q Kᵀ) V without ever holding the weights; with span indicators for
-    V, its output is the masses.
+    A fused kernel computes softmax(q Kᵀ) V without ever holding the weights; with span indicators
+    for V, its output is the masses. A kernel is fastest at exactly the model's own value size, so
+    spans beyond it go into further passes. Without a fused kernel, rows are computed and summed
+    block by block.
 
     Args:
         call: The attention call.
-        edges: Start and stop columns of each span, one pair after the other.
+        edges: Spans, counted from the call's first key.
 
     Returns:
         Masses, in the layout of the batch (rows of pads mean nothing).
     """
-    kv_heads = call.value.shape[1]
-    parts = [
-        call.run(values[:, None].expand(-1, kv_heads, -1, -1)).transpose(1, 2).float()
-        for values in indicator_values(call, edges)
-    ]
-    return torch.cat(parts, dim=-1)[..., : edges.shape[1] // 2]
+    members = indicators(call, edges)
+    if not call.fused:
+        return _pooled_in_blocks(call, members.float())
+    size, kv_heads = call.value.shape[-1], call.value.shape[1]
+    parts = []
+    for part in members.split(size, dim=-1):
+        values = torch.nn.functional.pad(part, (0, size - part.shape[-1]))
+        masses = call.run(values[:, None].expand(-1, kv_heads, -1, -1))
+        parts.append(masses.transpose(1, 2)[..., : part.shape[-1]])
+    return torch.cat(parts, dim=-1).float()
 
 
-def pick_queries(tensor: torch.Tensor, columns: Int[torch.Tensor, "batch query"]) -> torch.Tensor:
+def _pooled_in_blocks(
+    call: AttentionCall, members: Float[torch.Tensor, "batch key span"]
+) -> Float[torch.Tensor, "batch head query span"]:
+    batch, heads, n_queries, _ = call.query.shape
+    rows = max(1, BLOCK_WEIGHTS // (batch * heads * call.key.shape[2]))
+    every = torch.arange(n_queries, device=members.device).expand(batch, -1)
+    blocks = [softmax_rows(call, block) @ members[:, None] for block in every.split(rows, dim=1)]
+    return torch.cat(blocks, dim=2)
+
+
+def pick_queries(tensor: torch.Tensor, columns: Columns) -> torch.Tensor:
     """Pick query rows per example: [batch, head, query, …] at `columns` [batch, chosen query]."""
     if len(columns) == 1:
         return tensor[:, :, columns[0]]
     examples = torch.arange(len(columns), device=columns.device)[:, None]
     return tensor[examples, :, columns].transpose(1, 2)
+
+
+def _as_boolean(call: AttentionCall) -> Bool[torch.Tensor, "batch any query key"]:
+    """Return the mask as True where visible, one per example, cut to the keys there are."""
+    mask = call.mask
+    if mask is None:
+        raise ValueError("a call without a mask")
+    visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    return visible[..., : call.key.shape[2]].expand(len(call.query), -1, -1, -1)
+
+
+def _rows_of(additive: torch.Tensor, call: AttentionCall, columns: Columns) -> torch.Tensor:
+    """Pick the rows of something that is added to the scores."""
+    whole = additive[..., : call.key.shape[2]].expand(len(call.query), -1, -1, -1)
+    return pick_queries(whole, columns)

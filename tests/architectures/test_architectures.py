@@ -21,15 +21,9 @@ from tests.architectures.reference import (
     truth_of,
 )
 
-GENERATE_READY = False
+GENERATE_READY = True
 """Whether `generate` with a cache can be recorded."""
-NOT_READY: dict[str, str] = {
-    "gemma2": "softcap is not applied to rows",
-    "gpt_oss": "the sink is left out of the softmax",
-    "diffllama": "two attention calls in one layer",
-    "t5": "encoder and cross attention, position bias",
-    "bart": "encoder and cross attention",
-}
+NOT_READY: dict[str, str] = {}
 """{architecture: why it cannot be recorded yet}; a test that passes all the same fails."""
 
 TOLERANCE = 1e-4
