@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -246,7 +247,7 @@ def test_attention_over_a_cache_is_refused(llama):
         with record(llama, ["full"]):
             llama(input_ids=torch.tensor([[6, 7]]), past_key_values=cache)
 
-    assert "over a cache" in message(ModelError, go_on)
+    assert "over a cache that was filled before the recording" in message(ModelError, go_on)
     assert llama.config._attn_implementation == "sdpa"
 
 
@@ -260,6 +261,94 @@ def test_a_model_outside_the_interface_is_refused():
     assert "no transformers model" in message(
         ModelError, lambda: record(torch.nn.Linear(2, 2), ["full"]).__enter__()
     )
+
+
+def test_a_compiled_model_is_refused_with_what_to_do(llama):
+    compiled = torch.compile(llama, backend="eager")
+    assert "record the model before torch.compile" in message(
+        ModelError, lambda: record(compiled, ["full"]).__enter__()
+    )
+    recorded(compiled._orig_mod, padded_batch(), ["full"])
+    llama.compile(backend="eager")
+    assert "compiled model" in message(
+        ModelError, lambda: recorded(llama, padded_batch(), ["full"])
+    )
+
+
+def test_other_kernels_are_refused_with_what_to_do(llama):
+    llama.config._attn_implementation_internal = "flex_attention"
+    assert message(ModelError, lambda: record(llama, ["full"]).__enter__()) == (
+        "LlamaForCausalLM: this attention implementation cannot be recorded; got flex_attention, "
+        "expected sdpa or eager; call model.set_attn_implementation('sdpa') first."
+    )
+
+
+def test_a_quantised_model_is_recorded(llama):
+    from torch.ao.quantization import quantize_dynamic
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        small = quantize_dynamic(llama, {torch.nn.Linear}, dtype=torch.qint8)
+    recording = recorded(small, padded_batch(), ["full"])
+    assert max(recording.certificate.worst.values()) < 1e-5
+
+
+# --- generation ----------------------------------------------------------------------------------
+
+
+def generated(model, **settings):
+    inputs = padded_batch()
+    return {
+        "input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"],
+        "max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, **settings,
+    }  # fmt: skip
+
+
+def test_rows_and_masses_under_generate_equal_one_pass(llama):
+    queries = [[length - 1, length + 2] for length in LENGTHS]
+    spans = [[(0, 1), (1, length), (length, length + 4)] for length in LENGTHS]
+    keep = ["rows", "steps", "pooled"]
+    with record(llama, keep, queries=queries, spans=spans) as under:
+        sequences = llama.generate(**generated(llama))
+    for index, length in enumerate(LENGTHS):
+        ids = sequences[index : index + 1, 12 - length : -1]
+        alone = recorded(
+            llama, {"input_ids": ids}, keep, queries=[queries[index]], spans=[spans[index]]
+        )
+        for layer in range(3):
+            for one, other in (
+                (under.rows[layer][index, :, :, 12 - length :], alone.rows[layer][0]),
+                (under.steps[layer][index], alone.steps[layer][0]),
+                (under.pooled[layer][index, :, 12 - length :], alone.pooled[layer][0]),
+            ):
+                torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+            counts = under.visible_counts[layer][index, 12 - length :]
+            assert torch.equal(counts.long(), alone.visible_counts[layer][0].long())
+    assert under.rows[0].shape == (3, 4, 2, 16)
+
+
+def test_every_decoded_token_is_certified(llama, monkeypatch):
+    original = rows_module.softmax_rows
+
+    def spoiled(call, columns):
+        weights = original(call, columns)
+        return weights.roll(1, 1) if call.key.shape[2] == 15 else weights
+
+    monkeypatch.setattr(recording_module, "softmax_rows", spoiled)
+
+    def run():
+        with record(llama, ["full"]):
+            llama.generate(**generated(llama))
+
+    assert "not what the model used" in message(CertificateError, run)
+
+
+def test_generate_is_left_as_it_was(llama):
+    before = llama.generate
+    with record(llama, ["full"]):
+        llama.generate(**generated(llama, num_beams=2))
+    assert llama.generate == before
+    assert "generate" not in vars(llama)
 
 
 # --- sabotage: each must be caught, for rows and for pooled --------------------------------------

@@ -66,10 +66,7 @@ class AttentionCall:
 class Observer(Protocol):
     """Sees each attention call of a switched model."""
 
-    base: str
-    """Implementation that goes on computing the model's output."""
-    places: dict[torch.nn.Module, Place]
-    """Kind and layer of each attention module."""
+    survey: "Survey"
 
     def observe(self, call: AttentionCall, output: torch.Tensor) -> None:
         """Take a call and the output [batch, query, head, value size] the model goes on with."""
@@ -79,33 +76,73 @@ class Observer(Protocol):
 _observer: ContextVar[Observer | None] = ContextVar("attnprobe_observer", default=None)
 
 
-def implementation_of(model: torch.nn.Module) -> str:
-    """Return the name of the attention implementation that a transformers model uses.
+class Survey:
+    """What a recording must know of a model, read in one walk over its modules.
 
     Raises:
-        ModelError: If the model's attention cannot be reached through transformers' interface, or
-            another recording is active.
+        ModelError: If the model's attention cannot be reached through transformers' interface.
     """
-    inner = transformers_model(model)
-    if _observer.get() is not None:
-        raise ModelError(
-            "a recording is active already", fix="leave the outer `record` before the next one"
-        )
-    names = {getattr(config, "_attn_implementation", None) for config in _configs(model)}
-    if len(names) > 1:
-        raise ModelError(
-            "parts of this model use different attention implementations",
-            where=type(inner).__name__, got=", ".join(sorted(map(str, names))),
-            fix="call model.set_attn_implementation('sdpa') first",
-        )  # fmt: skip
-    (name,) = names
-    if not isinstance(name, str) or not inner._can_set_attn_implementation():
-        raise ModelError(
-            "this model's attention is not reached through transformers' attention interface",
-            where=type(inner).__name__, got=f"implementation {name!r}",
-            expected="an architecture built on AttentionInterface, such as Llama, Qwen or GLM",
-        )  # fmt: skip
-    return name
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.inner = transformers_model(model)
+        self.name = type(self.inner).__name__
+        self.places: dict[torch.nn.Module, Place] = {}
+        """Kind and layer of each attention module: one that has a layer number and calls itself
+        attention. Layers of other kinds (recurrent, convolutional) have none."""
+        encoder = set(encoder_of(model).modules()) if has_encoder(model) else set()
+        compiled, by_identity = False, {}
+        for path, module in model.named_modules():
+            kind = type(module).__name__
+            compiled |= module._compiled_call_impl is not None or kind == "OptimizedModule"
+            if isinstance(module, PreTrainedModel):
+                by_identity[id(module.config)] = module.config
+            if "attention" in kind.lower():
+                self._place(path, module, encoder)
+        self.configs: list[Any] = list(by_identity.values())
+        if compiled:
+            raise ModelError(
+                "a compiled model runs code that was fixed before the recording", where=self.name,
+                fix="record the model before torch.compile (model._orig_mod of a compiled one)",
+            )  # fmt: skip
+        self.base = self._checked_base()
+
+    def _place(self, path: str, module: torch.nn.Module, encoder: set[torch.nn.Module]) -> None:
+        layer = getattr(module, "layer_idx", None)
+        if not isinstance(layer, int):
+            layer = next((int(part) for part in path.split(".") if part.isdecimal()), None)
+        if layer is None:
+            return
+        kind = ENCODER if module in encoder else SELF
+        if encoder and kind == SELF and not getattr(module, "is_causal", True):
+            kind = CROSS
+        self.places[module] = kind, layer
+
+    def _checked_base(self) -> str:
+        if _observer.get() is not None:
+            raise ModelError(
+                "a recording is active already", fix="leave the outer `record` before the next one"
+            )
+        names = {str(getattr(config, "_attn_implementation", None)) for config in self.configs}
+        if len(names) > 1:
+            raise ModelError(
+                "parts of this model use different attention implementations", where=self.name,
+                got=", ".join(sorted(names)),
+                fix="call model.set_attn_implementation('sdpa') first",
+            )  # fmt: skip
+        (name,) = names
+        if not self.inner._can_set_attn_implementation():
+            raise ModelError(
+                "this model's attention is not reached through transformers' attention interface",
+                where=self.name, got=f"implementation '{name}'",
+                expected="an architecture built on AttentionInterface, such as Llama, Qwen or GLM",
+            )  # fmt: skip
+        if name not in BASES:
+            raise ModelError(
+                "this attention implementation cannot be recorded", where=self.name, got=name,
+                expected=" or ".join(BASES),
+                fix="call model.set_attn_implementation('sdpa') first",
+            )  # fmt: skip
+        return name
 
 
 def transformers_model(model: torch.nn.Module) -> PreTrainedModel:
@@ -119,10 +156,10 @@ def transformers_model(model: torch.nn.Module) -> PreTrainedModel:
 
 
 @contextmanager
-def observed(model: torch.nn.Module, observer: Observer) -> Iterator[None]:
-    """Show every attention call of `model` to `observer`; the model leaves as it came."""
+def observed(survey: Survey, observer: Observer) -> Iterator[None]:
+    """Show every attention call of a model to `observer`; the model leaves as it came."""
     _register()
-    configs = _configs(model)
+    configs = survey.configs
     before = [config._attn_implementation_internal for config in configs]
     token = _observer.set(observer)
     try:
@@ -133,29 +170,6 @@ def observed(model: torch.nn.Module, observer: Observer) -> Iterator[None]:
         for config, name in zip(configs, before, strict=True):
             config._attn_implementation_internal = name
         _observer.reset(token)
-
-
-def attention_places(model: torch.nn.Module) -> dict[torch.nn.Module, Place]:
-    """Find the attention modules: their kind and layer.
-
-    Returns:
-        Every module that has a layer index and calls itself attention. Layers of other kinds
-        (recurrent, convolutional) have none.
-    """
-    encoder = set(encoder_of(model).modules()) if has_encoder(model) else set()
-    places: dict[torch.nn.Module, Place] = {}
-    for path, module in model.named_modules():
-        layer = getattr(module, "layer_idx", None)
-        if "attention" not in type(module).__name__.lower():
-            continue
-        if not isinstance(layer, int):
-            layer = next((int(part) for part in path.split(".") if part.isdecimal()), None)
-        if layer is not None:
-            kind = ENCODER if module in encoder else SELF
-            if encoder and kind == SELF and not getattr(module, "is_causal", True):
-                kind = CROSS
-            places[module] = kind, layer
-    return places
 
 
 def has_encoder(model: torch.nn.Module) -> bool:
@@ -173,26 +187,9 @@ def decoder_of(model: torch.nn.Module) -> torch.nn.Module:
     return transformers_model(model).get_decoder()
 
 
-def is_compiled(model: torch.nn.Module) -> bool:
-    """Whether `torch.compile` was applied to a model or a part of it."""
-    return any(
-        "OptimizedModule" in type(module).__name__ or module._compiled_call_impl is not None
-        for module in model.modules()
-    )
-
-
 def cached_tokens(cache: Any) -> int:
     """Return how many tokens a key–value cache holds."""
     return 0 if cache is None else int(cache.get_seq_length())
-
-
-def _configs(model: torch.nn.Module) -> list[Any]:
-    configs = {
-        id(module.config): module.config
-        for module in model.modules()
-        if isinstance(module, PreTrainedModel)
-    }
-    return list(configs.values())
 
 
 def _register() -> None:
@@ -212,7 +209,7 @@ def _active() -> Observer:
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    return AttentionMaskInterface()[_active().base](*args, **kwargs)
+    return AttentionMaskInterface()[_active().survey.base](*args, **kwargs)
 
 
 _HARMLESS = {
@@ -237,9 +234,9 @@ def _attention(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     observer = _active()
     _refuse_unknown(kwargs, module)
-    kernel = _kernel(observer.base, module)
+    kernel = _kernel(observer.survey.base, module)
     output, weights = kernel(module, query, key, value, attention_mask, **kwargs)
-    place = observer.places.get(module)
+    place = observer.survey.places.get(module)
     if place is None:
         raise ModelError(
             "an attention module without a layer number", where=type(module).__name__,
@@ -260,7 +257,7 @@ def _attention(
         softcap=kwargs.get("softcap"),
         sinks=kwargs.get("s_aux"),
         bias=kwargs.get("position_bias"),
-        fused=observer.base != "eager",
+        fused=observer.survey.base != "eager",
     )
     observer.observe(call, output)
     return output, weights

@@ -10,19 +10,15 @@ import torch
 from attnprobe.attention import generation
 from attnprobe.attention.certificate import Certificate, pool_errors, row_errors, tolerance
 from attnprobe.attention.compat import (
-    BASES,
     CROSS,
     ENCODER,
     SELF,
     AttentionCall,
-    Place,
-    attention_places,
+    Survey,
     cached_tokens,
     decoder_of,
     encoder_of,
     has_encoder,
-    implementation_of,
-    is_compiled,
     observed,
     transformers_model,
 )
@@ -86,11 +82,10 @@ class Recording:
         spans: Ranges | None,
         layers: Sequence[int] | None,
     ) -> None:
-        self.model = type(transformers_model(model)).__name__
-        self.base = _checked_base(model, self.model)
+        self.survey = Survey(model)
+        self.model = self.survey.name
         self.keep, self.queries, self.spans = frozenset(keep), queries, spans
         self.only_layers = None if layers is None else frozenset(layers)
-        self.places: dict[torch.nn.Module, Place] = attention_places(model)
         self.tolerance = tolerance(next(model.parameters()).dtype)
         self.history = generation.History()
         self._kinds: dict[str, KindRecording] = {}
@@ -339,7 +334,7 @@ class Recording:
         return at >= torch.tensor(lengths, device=device)[:, None]
 
     def _check_all_seen(self, kind: str, pieces: Pieces) -> None:
-        there = {layer for of_kind, layer in self.places.values() if of_kind == kind}
+        there = {layer for of_kind, layer in self.survey.places.values() if of_kind == kind}
         if missing := sorted((there & (self.only_layers or there)) - set(pieces.errors)):
             raise CertificateError(
                 "attention layers were not seen", where=self.model, got=f"layers {missing} missing"
@@ -418,9 +413,9 @@ def record(
         for module, kind in _stacks(model):
             hook = module.register_forward_pre_hook(_announce(recording, kind), with_kwargs=True)
             stack.callback(hook.remove)
-        sequences = stack.enter_context(generation.watched(transformers_model(model)))
+        sequences = stack.enter_context(generation.watched(recording.survey.inner))
         stack.callback(recording.history.release)
-        stack.enter_context(observed(model, recording))
+        stack.enter_context(observed(recording.survey, recording))
         yield recording
     recording.check_inside()
     recording.finish(sequences[-1] if sequences else None)
@@ -441,21 +436,6 @@ def _announce(recording: Recording, kind: str) -> Callable[..., None]:
         recording.begin(kind, ids, kwargs.get("attention_mask"), kwargs.get("past_key_values"))
 
     return before_forward
-
-
-def _checked_base(model: torch.nn.Module, name: str) -> str:
-    if is_compiled(model):
-        raise ModelError(
-            "a compiled model runs code that was fixed before the recording", where=name,
-            fix="record the model before torch.compile (model._orig_mod of a compiled one)",
-        )  # fmt: skip
-    base = implementation_of(model)
-    if base not in BASES:
-        raise ModelError(
-            "this attention implementation cannot be recorded", where=name, got=base,
-            expected=" or ".join(BASES), fix="call model.set_attn_implementation('sdpa') first",
-        )  # fmt: skip
-    return base
 
 
 def _check_keep(keep: Sequence[str], queries: Positions | None, spans: Ranges | None) -> None:
