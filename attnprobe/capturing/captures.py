@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float32, Int, Int32
 from attnprobe.attention import Recording, record
 from attnprobe.capturing.decoding import Decoding, generate
 from attnprobe.capturing.padding import batches, padded
-from attnprobe.errors import EncodeError
-from attnprobe.models import LoadedModel
+from attnprobe.errors import EncodeError, ModelError
+from attnprobe.models import LoadedModel, free_cached_memory, is_out_of_memory
 from attnprobe.types import Capture, Encoding, Masses, Rows, Sink
 
 KEEPS = ("rows", "steps", "pooled", "full")
@@ -63,12 +63,38 @@ def capture(
     following = 0
     for indices, written in _written(loaded, encodings, settings):
         for batch in batches([encoding.n_tokens for encoding in written], settings.batch_size):
-            captures = capture_batch(loaded, [written[place] for place in batch], settings)
+            captures = _halving(loaded, [written[place] for place in batch], settings)
             waiting.update(zip([indices[place] for place in batch], captures, strict=True))
             while following in waiting:
                 sink.append(waiting.pop(following))
                 following += 1
             on_done(len(batch))
+
+
+def _halving(
+    loaded: LoadedModel, encodings: Sequence[Encoding], settings: CaptureSettings
+) -> list[Capture]:
+    """Capture a batch; where memory runs out, in two halves, and so on.
+
+    Raises:
+        ModelError: If memory does not suffice for a single record.
+    """
+    try:
+        return capture_batch(loaded, encodings, settings)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(encodings) == 1:
+            raise ModelError(
+                "memory does not suffice for this record",
+                where=f"record '{encodings[0].record.id}'", got=f"{encodings[0].n_tokens} tokens",
+                fix="keep less (--keep steps, --layers, --heads), or use --dtype bfloat16",
+            ) from error  # fmt: skip
+    free_cached_memory()
+    half = len(encodings) // 2
+    return _halving(loaded, encodings[:half], settings) + _halving(
+        loaded, encodings[half:], settings
+    )
 
 
 def _check_targets(encodings: Sequence[Encoding], settings: CaptureSettings) -> None:
@@ -135,10 +161,9 @@ def _step_logits(
 ) -> list[torch.Tensor]:
     """Run the model; return each record's logits at its steps, [step, vocabulary], float32."""
     most = max(encoding.n_steps for encoding in encodings)
-    width = inputs["input_ids"].shape[1]
-    logits = loaded.model(**inputs, logits_to_keep=most + 1, use_cache=False).logits
-    if logits.shape[1] == width:  # an architecture that ignores logits_to_keep
-        logits = logits[:, -(most + 1) :]
+    options = {"logits_to_keep": most + 1, "use_cache": False}
+    options = {name: value for name, value in options.items() if loaded.accepts(name)}
+    logits = loaded.model(**inputs, **options).logits[:, -(most + 1) :]
     return [logits[row, -(e.n_steps + 1) : -1].float() for row, e in enumerate(encodings)]
 
 
@@ -177,6 +202,7 @@ def _one(
         log_probs=log_probs.cpu().numpy(),
         predicted=logits.argmax(-1).cpu().numpy().astype(np.int32),
         errors=cut.errors(),
+        batch_size=len(recording.batch_layout.first),
         rows=rows,
         step_mass=step_mass,
         pooled=pooled,
@@ -264,7 +290,7 @@ def _ragged(
     wanted: Bool[np.ndarray, " row"],
 ) -> Rows:
     """Leave out the keys that no layer sees, and write the rows one after another."""
-    any_layer: np.ndarray = (seen[0] if seen.strides[0] == 0 else seen.any(0))[wanted]
+    any_layer: np.ndarray = (seen[0] if seen.strides[0] == 0 else np.any(seen, axis=0))[wanted]
     start = any_layer.argmax(1).astype(np.int32)
     length = (any_layer.shape[1] - any_layer[:, ::-1].argmax(1) - start).astype(np.int32)
     keys = np.arange(any_layer.shape[1])
