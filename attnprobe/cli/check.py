@@ -84,8 +84,8 @@ def show_encodings(encodings: "Iterable[Encoding]", console: Console) -> None:
     styles = role_styles(span.role for encoding in encodings for span in encoding.spans)
     coloured = console.is_terminal and console.color_system is not None
     for encoding in encodings:
-        head = f"{encoding.record.id}: {encoding.n_prompt} tokens of prompt, {encoding.n_steps} of "
-        console.print(Text(printable(head + "target"), "bold"), soft_wrap=True)
+        sizes = f"{encoding.n_prompt} tokens of prompt, {encoding.n_steps} of target"
+        console.print(Text(f"{printable(encoding.record.id)}: {sizes}", "bold"), soft_wrap=True)
         start = 0
         for stop, title in ((encoding.n_prompt, "prompt"), (encoding.n_tokens, "target")):
             if stop > start:
@@ -122,12 +122,13 @@ def role_styles(roles: Iterable[str]) -> dict[str, Style]:
 
 
 def printable(text: str) -> str:
-    """Make spaces, line breaks and control characters of a token visible.
+    """Make control characters visible, so that no dataset sends commands to the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
-    A dataset may come from anyone; its escape sequences must not reach the terminal.
-    """
-    shown = (_MARKS.get(c, c) for c in text)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+def marked(text: str) -> str:
+    """Make every character of a token visible, spaces and line breaks included."""
+    return printable("".join(_MARKS.get(c, c) for c in text))
 
 
 def _tokens(
@@ -144,7 +145,7 @@ def _tokens(
         for index in range(span.start, span.stop):
             if index > span.start:
                 text.append(_BORDER, style)
-            text.append(printable(encoding.texts[index]), style)
+            text.append(marked(encoding.texts[index]), style)
             if "\n" in encoding.texts[index]:
                 text.append("\n")
     text.rstrip()

@@ -173,13 +173,14 @@ def check(
     )
 
 
-def size_text(n_bytes: float) -> str:
+def size_text(n_bytes: int) -> str:
     """Write a size with a unit that suits it."""
+    size = float(n_bytes)
     for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.3g} TB"
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
 
 
 class _Survey:
