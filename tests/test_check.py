@@ -148,12 +148,24 @@ def test_the_alpaca_example_can_be_checked(loaded):
     assert report.role_records["history"] == report.role_records["answer"] == 4
 
 
+def test_where_the_model_writes_the_longest_text_counts(loaded, records):
+    settings = ExtractSettings(decode="greedy", max_new_tokens=5)
+    without = [replace(record, target=()) for record in records[:5]]
+    for asked in (records[:5], without):
+        report = check(asked, loaded, settings)
+        assert report.lengths.n_steps.tolist() == [5] * 5
+        assert len(report.timings) == 3
+        assert report.seconds > 0
+    assert "answer" not in report.role_records
+
+
 def test_bad_input_is_named(loaded, records):
     without = replace(records[0], target=(), where="data.jsonl:1")
     with pytest.raises(RecordError) as caught:
         check([without], loaded)
     assert str(caught.value) == (
-        "data.jsonl:1 (id 'item-000/coarse'): decoding 'gold' needs a target; add 'target'."
+        "data.jsonl:1 (id 'item-000/coarse'): decoding 'gold' needs a target; add 'target', or "
+        "let the model write with --decode greedy."
     )
     with pytest.raises(RecordError, match="no records to check; expected at least one"):
         check([], loaded)

@@ -40,6 +40,14 @@ def check(
         list[str] | None,
         typer.Option(help="rows (default), steps, pooled or full; repeatable."),
     ] = None,
+    decode: Annotated[
+        str,
+        typer.Option(help="gold: the record's own target; greedy or sample: the model writes."),
+    ] = "gold",
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(help="Most tokens it writes; by default twice the target's and 16."),
+    ] = None,
     layers: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
     heads: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
     encoding: Annotated[str, typer.Option(help="u16, u8 or f32.")] = "u16",
@@ -53,6 +61,8 @@ def check(
 
     settings = ExtractSettings(
         keep=tuple(keep or ["rows"]),
+        decode=decode,
+        max_new_tokens=max_new_tokens,
         layers=numbers(layers, "--layers"),
         heads=numbers(heads, "--heads"),
         encoding=encoding,

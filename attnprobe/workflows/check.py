@@ -2,14 +2,15 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from attnprobe.encode import encode
+from attnprobe.capturing import token_limit
+from attnprobe.encode import encode, encode_prompt
 from attnprobe.errors import RecordError, StoreError
 from attnprobe.models import LoadedModel, load_model
 from attnprobe.records import read_records
@@ -117,7 +118,8 @@ def check(
 
     All records are read, cut and tokenized. A few, spread over the lengths, are extracted into a
     folder that is thrown away, each length twice; the second time counts. So the time holds
-    everything an extraction does, and a capture that cannot prove itself is found out here.
+    everything an extraction does, and a capture that cannot prove itself is found out here. Where
+    the model writes by itself, disk and time are those of the longest texts it may write.
 
     Args:
         data: A dataset, or records.
@@ -147,7 +149,14 @@ def check(
         plain = read_records(data) if isinstance(data, str | Path) else iter(data)
         return apply_rules(plain, rules) if rules else plain
 
-    survey = _Survey(rules, n_records)
+    def n_written(encoding: Encoding) -> int:
+        """Return how many tokens are predicted: the target's, or the most a model may write."""
+        if settings.decoding is None:
+            return encoding.n_steps
+        prompt = encode_prompt(encoding.record, loaded.tokenizer, max_tokens=loaded.max_tokens)
+        return token_limit(loaded, prompt, settings.decoding)
+
+    survey = _Survey(rules, n_records, n_written)
     chunks = plan(survey.watch(_encodings(records(), loaded, settings)), settings.records_per_chunk)
     lengths = survey.lengths()
     n_layers = loaded.n_layers if settings.layers is None else len(settings.layers)
@@ -186,12 +195,17 @@ def size_text(n_bytes: int) -> str:
 class _Survey:
     """Gathers what the report says of a dataset while its encodings pass by."""
 
-    def __init__(self, rules: SegmentRules | None, n_shown: int) -> None:
+    def __init__(
+        self,
+        rules: SegmentRules | None,
+        n_shown: int,
+        n_steps: Callable[[Encoding], int] = lambda encoding: encoding.n_steps,
+    ) -> None:
         self.shown: list[Encoding] = []
         self.role_records: Counter[str] = Counter()
         self.role_tokens: Counter[str] = Counter()
         self.n_uncut = 0
-        self._rules, self._n_shown = rules, n_shown
+        self._rules, self._n_shown, self._n_steps = rules, n_shown, n_steps
         self._rows: list[tuple[int, int, int]] = []
 
     def watch(self, encodings: Iterable[Encoding]) -> Iterator[Encoding]:
@@ -204,7 +218,9 @@ class _Survey:
             self.role_tokens.update(roles)
             self.role_records.update(roles.keys())
             self.n_uncut += self._is_uncut(encoding.record)
-            self._rows.append((encoding.n_tokens, encoding.n_prompt, len(encoding.groups)))
+            n_steps = self._n_steps(encoding)
+            row = encoding.n_prompt + n_steps, encoding.n_prompt, len(encoding.groups)
+            self._rows.append(row)
             yield encoding
 
     def lengths(self) -> Lengths:
@@ -227,7 +243,8 @@ def _encodings(
         if settings.decode == "gold" and not encoding.n_steps:
             raise RecordError(
                 "decoding 'gold' needs a target",
-                where=f"{record.where or 'record'} (id '{record.id}')", fix="add 'target'",
+                where=f"{record.where or 'record'} (id '{record.id}')",
+                fix="add 'target', or let the model write with --decode greedy",
             )  # fmt: skip
         n_records += 1
         yield encoding

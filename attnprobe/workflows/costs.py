@@ -175,7 +175,8 @@ def time_sample(
     Returns:
         The timings by length; not of all, if that would take longer than `SAMPLE_SECONDS`.
     """
-    batch_size = settings.batch_size or (1 if loaded.device.type == "cpu" else 8)
+    on_its_own = loaded.device.type == "cpu" and settings.decode == "gold"
+    batch_size = settings.batch_size or (1 if on_its_own else 8)
     copies = [
         replace(record, id=f"{record.id}#{number}")
         for record in records
