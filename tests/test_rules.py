@@ -137,6 +137,11 @@ def test_rules_that_overlap_name_both_and_the_text():
     )
 
 
+def test_only_what_is_in_both_segments_is_shown():
+    with pytest.raises(RecordError, match="'a' and 'b'; got '2' in both"):
+        cut(plain("x 1 2 3 y"), ("a", r"\d.*\d"), ("b", "2"))
+
+
 def test_a_rule_that_matches_nothing_is_named_after_the_last_record():
     made = rules(("history", r"\d"), ("coarse_history", r"sums: .*"))
     cuts = apply_rules([plain(), plain()], made)

@@ -272,9 +272,10 @@ def _cut_side(
     before: _Cut | None = None
     for cut in cuts:
         if before and cut.start < before.stop:
+            shared = text[cut.start : min(cut.stop, before.stop)]
             raise RecordError(
                 f"two segments overlap: '{before.role}' and '{cut.role}'", where=where,
-                got=f"{short(text[cut.start : before.stop])!r} in both, by {before.rule} "
+                got=f"{short(shared)!r} in both, by {before.rule} "
                 f"and {cut.rule}",
                 fix="let one of them end earlier, e.g. with a group (?P<text>…) or a lookahead",
             )  # fmt: skip
