@@ -221,6 +221,8 @@ class Capture:
     """The most probable token id at each step."""
     errors: Float32[np.ndarray, " layer"]
     """Worst relative error of the certificate, per layer."""
+    batch_size: int = 1
+    """Records that shared the forward pass (fewer than planned where memory ran out)."""
     rows: Rows | None = None
     step_mass: Masses | None = None
     pooled: Masses | None = None

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
-from attnprobe.capturing import CaptureSettings, batches, capture, capture_batch
+from attnprobe.capturing import CaptureSettings, batches, capture
 from attnprobe.encode import encode
 from attnprobe.errors import EncodeError
 from attnprobe.models import LoadedModel
@@ -141,31 +142,28 @@ def test_teacher_forcing_without_a_target_is_an_error(loaded):
         captures_of(loaded, [encode(record, loaded.tokenizer)])
 
 
-def test_a_model_that_ignores_logits_to_keep_is_read_right(loaded):
-    class Ignoring:
-        def __init__(self, inner):
-            self._inner = inner
+class Plain(LlamaForCausalLM):
+    """A model whose forward pass knows neither `logits_to_keep` nor `use_cache`."""
 
-        def __getattr__(self, name):
-            return getattr(self._inner, name)
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None):
+        return super().forward(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids
+        )
 
-        def __call__(self, **kwargs):
-            kwargs.pop("logits_to_keep")
-            return self._inner(**kwargs)
 
-    encodings = encodings_of(loaded)[:2]
-    odd = LoadedModel(Ignoring(loaded.model), loaded.tokenizer, "tiny")
-    settings = CaptureSettings()
-    from attnprobe.capturing.captures import _step_logits
-    from attnprobe.capturing.padding import padded
-
+def test_a_model_without_logits_to_keep_is_read_right(loaded):
+    old = Plain(loaded.model.config).eval()
+    old.load_state_dict(loaded.model.state_dict())
+    odd = LoadedModel(old, loaded.tokenizer, "tiny")
+    encodings = encodings_of(loaded)
     for one, other in zip(
-        _step_logits(loaded, padded(loaded, encodings), encodings),
-        _step_logits(odd, padded(loaded, encodings), encodings),
+        captures_of(loaded, encodings, batch_size=2),
+        captures_of(odd, encodings, batch_size=2),
         strict=True,
     ):
-        torch.testing.assert_close(one, other)
-    assert len(capture_batch(loaded, encodings, settings)) == 2
+        np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
+        np.testing.assert_array_equal(one.predicted, other.predicted)
+        np.testing.assert_allclose(one.rows.weights, other.rows.weights, atol=1e-6)
 
 
 @pytest.mark.gpu

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from attnprobe.attention.compat import transformers_model
 from attnprobe.attention.recording import record
 from attnprobe.errors import CertificateError
+from attnprobe.models import transformers_model
 
 _LENGTHS = (12, 9, 5)
 _LOGIT_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}

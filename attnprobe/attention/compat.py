@@ -16,6 +16,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from attnprobe.errors import ModelError
+from attnprobe.models import transformers_model
 
 INTERFACE_NAME = "attnprobe"
 """transformers picks kernels by substring: a name must not hold sdpa, flash or flex_attention."""
@@ -143,16 +144,6 @@ class Survey:
                 fix="call model.set_attn_implementation('sdpa') first",
             )  # fmt: skip
         return name
-
-
-def transformers_model(model: torch.nn.Module) -> PreTrainedModel:
-    """Find the transformers model in `model` (itself, or inside a wrapper such as PEFT's)."""
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            return module
-    raise ModelError(
-        "this is no transformers model", got=type(model).__name__, expected="a PreTrainedModel"
-    )
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from attnprobe.attention.compat import (
     encoder_of,
     has_encoder,
     observed,
-    transformers_model,
 )
 from attnprobe.attention.passes import (
     Layout,
@@ -38,6 +37,7 @@ from attnprobe.attention.rows import (
     sum_over_spans,
 )
 from attnprobe.errors import CertificateError, ModelError, SelectionError, nearest
+from attnprobe.models import transformers_model
 
 KEEPS = ("rows", "steps", "pooled", "full")
 """What a recording can hold; see `record`."""

@@ -12,8 +12,9 @@ from attnprobe.capturing.captures import (
     capture_batch,
 )
 from attnprobe.capturing.decoding import Decoding, generate, token_limit
+from attnprobe.capturing.overlap import overlapping
 
 __all__ = [
     "KEEPS", "CaptureSettings", "Decoding", "batches", "capture", "capture_batch", "generate",
-    "token_limit",
+    "overlapping", "token_limit",
 ]  # fmt: skip

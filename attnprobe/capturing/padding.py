@@ -43,5 +43,6 @@ def padded(loaded: LoadedModel, encodings: Sequence[Encoding]) -> dict[str, torc
     tensors = {"input_ids": torch.from_numpy(ids)}
     if not mask.all():
         tensors["attention_mask"] = torch.from_numpy(mask)
-        tensors["position_ids"] = torch.from_numpy((mask.cumsum(1) - 1).clip(0))
+        if loaded.accepts("position_ids"):
+            tensors["position_ids"] = torch.from_numpy((mask.cumsum(1) - 1).clip(0))
     return {name: tensor.to(loaded.device) for name, tensor in tensors.items()}

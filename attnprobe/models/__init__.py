@@ -1,6 +1,16 @@
 """Load causal language models."""
 
-from attnprobe.models.devices import choose_device, choose_dtype
+from attnprobe.models.devices import (
+    choose_device,
+    choose_dtype,
+    free_cached_memory,
+    free_memory,
+    is_out_of_memory,
+)
+from attnprobe.models.inner import transformers_model
 from attnprobe.models.loading import KNOWN, LoadedModel, fingerprint, load_model
 
-__all__ = ["KNOWN", "LoadedModel", "choose_device", "choose_dtype", "fingerprint", "load_model"]
+__all__ = [
+    "KNOWN", "LoadedModel", "choose_device", "choose_dtype", "fingerprint", "free_cached_memory",
+    "free_memory", "is_out_of_memory", "load_model", "transformers_model",
+]  # fmt: skip

@@ -64,6 +64,26 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype | str:
     return DTYPES[name]
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that are free on a device; None where it does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return None
+
+
+def free_cached_memory() -> None:
+    """Give back what the allocator holds for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
+
+
 def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"

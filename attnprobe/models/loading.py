@@ -1,6 +1,7 @@
 """Load a causal language model and its tokenizer: a known name, a folder, or a hub id."""
 
 import hashlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from attnprobe.errors import ModelError, nearest
 from attnprobe.models import smollm2
 from attnprobe.models.devices import choose_device, choose_dtype
+from attnprobe.models.inner import transformers_model
 
 KNOWN: dict[str, Callable[[], Path]] = {smollm2.NAME: smollm2.smollm2_folder}
 """Names that stand for a model folder made on the spot."""
@@ -60,6 +62,10 @@ class LoadedModel:
     def dtype(self) -> torch.dtype:
         """The number format it computes in."""
         return next(self.model.parameters()).dtype
+
+    def accepts(self, argument: str) -> bool:
+        """Whether the model's forward pass names this argument."""
+        return argument in inspect.signature(transformers_model(self.model).forward).parameters
 
     def identity(self) -> dict[str, Any]:
         """Describe the model for a run's manifest (JSON values)."""

@@ -3,16 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 from attnprobe.store.codes import CODES, Code, decode, encode
-from attnprobe.store.layout import FORMAT_VERSION, KEEPS
-from attnprobe.store.manifest import PlannedRecord
+from attnprobe.store.layout import FORMAT_VERSION, KEEPS, MANIFEST
+from attnprobe.store.manifest import PlannedRecord, read_manifest
 from attnprobe.store.writer import RunWriter
 
 if TYPE_CHECKING:
     from attnprobe.store.reader import Run, open_run
 
 __all__ = [
-    "CODES", "FORMAT_VERSION", "KEEPS", "Code", "PlannedRecord", "Run", "RunWriter", "decode",
-    "encode", "open_run",
+    "CODES", "FORMAT_VERSION", "KEEPS", "MANIFEST", "Code", "PlannedRecord", "Run", "RunWriter",
+    "decode", "encode", "open_run", "read_manifest",
 ]  # fmt: skip
 
 

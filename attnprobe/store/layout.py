@@ -69,6 +69,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("/record/n_tokens", "<i4", ("record",), "tokens of prompt + target", "token"),
     Column("/record/error", "<f4", ("record", "layer"), "worst relative error of the certificate"),
     Column("/record/crc32", "<u4", ("record",), "CRC-32 of the record's stored bytes"),
+    Column("/record/batch_size", "<i4", ("record",), "records that shared the forward pass"),
     Column("/record/is_generated", "|u1", ("record",), "1 where the model wrote the target"),
     *_extents(),
     Column("/record/json", "|u1", ("json_byte",), "the whole record, UTF-8 JSON", in_crc=True),

@@ -20,7 +20,7 @@ from attnprobe.store.publish import canonical_json, write_json
 
 RECORD_COLUMNS: dict[str, type] = {
     "id": str, "digest": str, "item": str, "style": str, "task": str, "split": str,
-    "n_prompt": int, "n_tokens": int, "worst_error": float,
+    "n_prompt": int, "n_tokens": int, "batch_size": int, "worst_error": float,
 }  # fmt: skip
 """What a receipt lists of each record, so that a run is listed without opening a shard."""
 

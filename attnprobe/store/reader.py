@@ -23,7 +23,8 @@ Numbers = int | np.integer[Any] | Iterable[int] | None
 """Layers or heads by their number in the model; None means all that are stored."""
 
 LISTED = (
-    "item", "style", "task", "split", "n_prompt", "n_tokens", "n_steps", "worst_error", "shard",
+    "item", "style", "task", "split", "n_prompt", "n_tokens", "n_steps", "batch_size",
+    "worst_error", "shard",
 )  # fmt: skip
 """Columns of `Run.records`."""
 

@@ -181,6 +181,7 @@ class ShardWriter:
         encoding, record = capture.encoding, capture.encoding.record
         self.numbers["/record/n_prompt"].append(encoding.n_prompt)
         self.numbers["/record/n_tokens"].append(encoding.n_tokens)
+        self.numbers["/record/batch_size"].append(capture.batch_size)
         self.numbers["/record/is_generated"].append(encoding.generated is not None)
         self.numbers["/record/error"].append(capture.errors)
         self.numbers["/record/crc32"].append(crc)
@@ -188,6 +189,7 @@ class ShardWriter:
             "id": record.id, "digest": encoding.digest, "item": record.item,
             "style": record.style, "task": record.task, "split": record.split,
             "n_prompt": encoding.n_prompt, "n_tokens": encoding.n_tokens,
+            "batch_size": capture.batch_size,
             "worst_error": float(capture.errors.max(initial=0.0)),
         }  # fmt: skip
         for name, value in entry.items():

@@ -9,12 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from attnprobe.attention import check_canary
-from attnprobe.capturing import KEEPS, CaptureSettings, Decoding, capture, token_limit
+from attnprobe.capturing import (
+    KEEPS,
+    CaptureSettings,
+    Decoding,
+    capture,
+    overlapping,
+    token_limit,
+)
 from attnprobe.encode import encode, encode_prompt
 from attnprobe.errors import RecordError, SelectionError, nearest
-from attnprobe.models import LoadedModel, load_model
+from attnprobe.models import LoadedModel, free_memory, load_model
 from attnprobe.records import read_records
-from attnprobe.store import CODES, PlannedRecord, Run, RunWriter, open_run
+from attnprobe.store import (
+    CODES,
+    MANIFEST,
+    PlannedRecord,
+    Run,
+    RunWriter,
+    open_run,
+    read_manifest,
+)
 from attnprobe.types import Encoding, Record
 
 RECORDS_PER_CHUNK = 64
@@ -35,6 +50,9 @@ _USED_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "seed": (0, ("sample",)),
 }
 """Default of each setting that only some ways of decoding use, and which do."""
+
+MOST_AT_ONCE, OTHERWISE_AT_ONCE = 64, 8
+"""Records in one forward pass: at most, and where a device does not tell its free memory."""
 
 _RECORDED_VERSIONS = ("torch", "transformers")
 
@@ -166,25 +184,24 @@ def extract(
         if isinstance(model, str)
         else model
     )
+    encoded = functools.partial(_encoded, loaded, settings.decoding)
+    work = functools.partial(_work, loaded, settings.decoding)
+    longest = _Longest(work)
+    chunks = plan(map(encoded, _some(_records(data))), settings.records_per_chunk, longest)
     capture_settings = CaptureSettings(
         keep=settings.keep,
         layers=_chosen(settings.layers, loaded.n_layers, "layers"),
         heads=_chosen(settings.heads, loaded.n_heads, "heads"),
-        batch_size=settings.batch_size or (1 if loaded.device.type == "cpu" else 8),
+        batch_size=settings.batch_size or _batch_size(loaded, longest.tokens, Path(out)),
         decoding=settings.decoding,
     )
-    encoded = functools.partial(_encoded, loaded, capture_settings.decoding)
     writer = RunWriter.open(
         out,
         settings=_described(settings, capture_settings, loaded),
         model=loaded.identity(),
         layers=capture_settings.layers or range(loaded.n_layers),
         heads=capture_settings.heads or range(loaded.n_heads),
-        chunks=plan(
-            map(encoded, _some(_records(data))),
-            settings.records_per_chunk,
-            functools.partial(_work, loaded, capture_settings.decoding),
-        ),
+        chunks=chunks,
         overwrite=overwrite,
     )
     missing = set(writer.missing())
@@ -202,8 +219,9 @@ def extract(
             done += n_records
             on_progress(done, sum(sizes))
 
-        with writer.chunk(chunk) as sink:
-            capture(loaded, [encoded(record) for record in records], capture_settings, sink, count)
+        encodings = [encoded(record) for record in records]
+        with writer.chunk(chunk) as file, overlapping(file) as sink:
+            capture(loaded, encodings, capture_settings, sink, count)
     writer.complete()
     return open_run(out)
 
@@ -264,6 +282,39 @@ def _work(loaded: LoadedModel, decoding: Decoding | None, encoding: Encoding) ->
     if decoding is None:
         return encoding.n_tokens
     return encoding.n_tokens + WRITTEN_TOKEN * token_limit(loaded, encoding, decoding)
+
+
+class _Longest:
+    """Measures work, and remembers the longest record."""
+
+    def __init__(self, work: Callable[[Encoding], int]) -> None:
+        self._work, self.tokens = work, 0
+
+    def __call__(self, encoding: Encoding) -> int:
+        """Return the work of one record, in tokens."""
+        self.tokens = max(self.tokens, encoding.n_tokens)
+        return self._work(encoding)
+
+
+def _batch_size(loaded: LoadedModel, longest: int, out: Path) -> int:
+    """Choose how many records share a forward pass.
+
+    On a CPU one record fills the cores, and a batch would pay for its padding. On a device with
+    memory of its own, as many as half of what is free holds of the longest record; a run that is
+    continued keeps the size it was begun with.
+    """
+    if (out / MANIFEST).is_file():
+        begun = read_manifest(out).settings.get("batch_size")
+        if isinstance(begun, int) and begun > 0:
+            return begun
+    free = free_memory(loaded.device)
+    if free is None:
+        return 1 if loaded.device.type == "cpu" else OTHERWISE_AT_ONCE
+    config = loaded.config
+    wide = 16 * config.hidden_size + 4 * getattr(config, "intermediate_size", config.hidden_size)
+    rows = loaded.n_layers * loaded.n_heads * longest * 4
+    each = longest * (wide * loaded.dtype.itemsize + rows)
+    return max(1, min(MOST_AT_ONCE, free // 2 // max(each, 1)))
 
 
 def _cut(records: Iterator[Record], sizes: Sequence[int]) -> Iterator[list[Record]]:

@@ -42,7 +42,8 @@ def test_listing_opens_no_shard(monkeypatch, run):
         repr(fresh)
     assert records.index.name == "id"
     assert list(records.columns) == [
-        "item", "style", "task", "split", "n_prompt", "n_tokens", "n_steps", "worst_error", "shard",
+        "item", "style", "task", "split", "n_prompt", "n_tokens", "n_steps", "batch_size",
+        "worst_error", "shard",
     ]  # fmt: skip
     first = records.loc[COARSE]
     assert (first["item"], first["style"], first["task"]) == ("task0-000", "coarse", "task_0")
