@@ -1,12 +1,14 @@
 """Chunks filtered by hand are what HDF5's own filters make of them."""
 
+import zlib
+
 import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnprobe.store.filters import fletcher32, write_chunk
+from attnprobe.store.filters import compressed, fletcher32, shuffle, write_chunk
 
 FILTERS = {"shuffle": True, "compression": "gzip", "compression_opts": 4, "fletcher32": True}
 
@@ -31,6 +33,33 @@ def test_the_checksum_is_hdf5s_own(data):
 )
 def test_the_checksum_of_odd_and_overflowing_data_is_hdf5s_own(data):
     assert fletcher32(data) == by_hdf5(data)
+
+
+NOISE = np.random.default_rng(1)
+CASES = {
+    "weights": np.sqrt(NOISE.dirichlet(np.full(60, 0.1), 300)).ravel() * 65535,
+    "counts": np.arange(20_000) % 50,
+    "zeros": np.zeros(16_384),
+    "noise": NOISE.integers(0, 65536, 16_384),
+    "more noise than a block holds": NOISE.integers(0, 65536, 200_000),
+    "a few": np.arange(5),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", ["u1", "<u2", "<u4", "<f4", "<f8"])
+def test_the_stream_is_zlib_and_holds_the_shuffled_bytes(case, dtype):
+    values = (CASES[case] % 256 if dtype == "u1" else CASES[case] / 7).astype(dtype)
+    planes = shuffle(values)
+    packed = compressed(planes)
+    assert zlib.decompress(packed) == planes.tobytes()
+    assert len(packed) <= planes.size + planes.size // 1000 + 64
+
+
+def test_noise_is_stored_and_the_rest_still_gets_small():
+    values = CASES["weights"].astype("<u2")
+    assert len(compressed(shuffle(values))) < 1.7 * len(values)
+    assert len(compressed(shuffle(CASES["counts"].astype("<u4")))) < 0.1 * 20_000
 
 
 @pytest.mark.parametrize("dtype", ["u1", "<u2", "<f4", "<i8"])
