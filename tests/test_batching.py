@@ -28,10 +28,10 @@ def encodings_of(loaded, n=7):
 def refuse_more_than(most, monkeypatch):
     original = captures.capture_batch
 
-    def capture_batch(loaded, encodings, settings):
+    def capture_batch(loaded, encodings, settings, survey):
         if len(encodings) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return original(loaded, encodings, settings)
+        return original(loaded, encodings, settings, survey)
 
     monkeypatch.setattr(captures, "capture_batch", capture_batch)
 

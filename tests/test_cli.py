@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from attnprobe.cli import app
 from attnprobe.cli.app import numbers
 from attnprobe.errors import SelectionError
 from attnprobe.records import read_records
+from attnprobe.store import open_run
 from tests.store.builders import make_run
 from tests.tiny import save_model
 
@@ -65,6 +67,36 @@ def test_from_a_dataset_to_figures(model, tmp_path):
     assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
     assert "coarse_history" in (tmp_path / "segments.svg").read_text()
     assert (tmp_path / "heads.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_plain_prompts_are_cut_by_rules(model, tmp_path):
+    examples = Path(__file__).parent.parent / "artifacts" / "examples"
+    arguments = ["-m", model, "-o", tmp_path / "run", "--segment", examples / "chatglm.toml"]
+    succeed("extract", examples / "chatglm.jsonl", *arguments)
+    with open_run(tmp_path / "run") as run:
+        roles = [span.role for span in run.encoding(run.records.index[0]).spans]
+    assert len(set(roles) - {"prompt", "special", "template", "answer"}) >= 1
+
+
+@pytest.mark.parametrize("kind", ["sequences", "maths"])
+def test_demonstrations_come_first(tmp_path, kind):
+    data = tmp_path / "data.jsonl"
+    sizes = ["--items", 2, "--split", "seen"] if kind == "sequences" else ["--split", "seen"]
+    succeed("dataset", kind, "-o", data, *sizes, "--demos", "random", "-k", 2)
+    first = next(read_records(data))
+    roles = [segment.role for segment in first.prompt]
+    assert "demo_2.question" in roles
+    assert "demo_3.question" not in roles
+
+
+def test_a_model_writes_rationales(model):
+    from attnprobe.models import load_model
+    from attnprobe.workflows import demonstrations
+
+    write = demonstrations.writer(load_model(str(model), device="cpu"))
+    text = write("1 2 3")
+    assert isinstance(text, str)
+    assert text == write("1 2 3")
 
 
 def test_the_demo_runs_whole_and_again(model, tmp_path):

@@ -2,6 +2,7 @@
 
 from attnprobe.attention.canary import check_canary
 from attnprobe.attention.certificate import Certificate
+from attnprobe.attention.compat import Survey
 from attnprobe.attention.recording import KEEPS, Recording, record
 
-__all__ = ["KEEPS", "Certificate", "Recording", "check_canary", "record"]
+__all__ = ["KEEPS", "Certificate", "Recording", "Survey", "check_canary", "record"]

@@ -8,7 +8,7 @@ from attnprobe.attention.recording import record
 from attnprobe.errors import CertificateError
 from attnprobe.models import transformers_model
 
-_LENGTHS = (12, 9, 5)
+_LENGTHS = (8, 6, 5)
 _LOGIT_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _LOW_PRECISION = 5e-2
 

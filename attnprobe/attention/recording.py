@@ -77,12 +77,13 @@ class Recording:
     def __init__(
         self,
         model: torch.nn.Module,
+        survey: Survey,
         keep: Sequence[str],
         queries: Positions | None,
         spans: Ranges | None,
         layers: Sequence[int] | None,
     ) -> None:
-        self.survey = Survey(model)
+        self.survey = survey
         self.model = self.survey.name
         self.keep, self.queries, self.spans = frozenset(keep), queries, spans
         self.only_layers = None if layers is None else frozenset(layers)
@@ -382,6 +383,7 @@ def record(
     queries: Positions | None = None,
     spans: Ranges | None = None,
     layers: Sequence[int] | None = None,
+    survey: Survey | None = None,
 ) -> Iterator[Recording]:
     """Record the attention of the one forward pass, or the one `generate`, inside the block.
 
@@ -398,6 +400,8 @@ def record(
         spans: Per example, half-open key ranges, counted without padding. In an encoder–decoder
             model, queries and spans are of the decoder; encoder and cross attention come whole.
         layers: Only these; all if None.
+        survey: `Survey(model)`, to save the walk over the modules where many passes of a model
+            that stays as it is are recorded one after the other.
 
     Yields:
         The recording, complete and proven when the block ends.
@@ -408,7 +412,7 @@ def record(
         CertificateError: If the capture is not what the model used.
     """
     _check_keep(keep, queries, spans)
-    recording = Recording(model, keep, queries, spans, layers)
+    recording = Recording(model, survey or Survey(model), keep, queries, spans, layers)
     with ExitStack() as stack:
         for module, kind in _stacks(model):
             hook = module.register_forward_pre_hook(_announce(recording, kind), with_kwargs=True)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int, Int32
 
-from attnprobe.attention import Recording, record
+from attnprobe.attention import Recording, Survey, record
 from attnprobe.capturing.decoding import Decoding, generate
 from attnprobe.capturing.padding import batches, padded
 from attnprobe.errors import EncodeError, ModelError
@@ -59,11 +59,12 @@ def capture(
         EncodeError: If an encoding has no target, or should have none.
     """
     _check_targets(encodings, settings)
+    survey = Survey(loaded.model)
     waiting: dict[int, Capture] = {}
     following = 0
     for indices, written in _written(loaded, encodings, settings):
         for batch in batches([encoding.n_tokens for encoding in written], settings.batch_size):
-            captures = _halving(loaded, [written[place] for place in batch], settings)
+            captures = _halving(loaded, [written[place] for place in batch], settings, survey)
             waiting.update(zip([indices[place] for place in batch], captures, strict=True))
             while following in waiting:
                 sink.append(waiting.pop(following))
@@ -72,7 +73,10 @@ def capture(
 
 
 def _halving(
-    loaded: LoadedModel, encodings: Sequence[Encoding], settings: CaptureSettings
+    loaded: LoadedModel,
+    encodings: Sequence[Encoding],
+    settings: CaptureSettings,
+    survey: Survey,
 ) -> list[Capture]:
     """Capture a batch; where memory runs out, in two halves, and so on.
 
@@ -80,7 +84,7 @@ def _halving(
         ModelError: If memory does not suffice for a single record.
     """
     try:
-        return capture_batch(loaded, encodings, settings)
+        return capture_batch(loaded, encodings, settings, survey)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -92,8 +96,8 @@ def _halving(
             ) from error  # fmt: skip
     free_cached_memory()
     half = len(encodings) // 2
-    return _halving(loaded, encodings[:half], settings) + _halving(
-        loaded, encodings[half:], settings
+    return _halving(loaded, encodings[:half], settings, survey) + _halving(
+        loaded, encodings[half:], settings, survey
     )
 
 
@@ -122,7 +126,10 @@ def _written(
 
 @torch.inference_mode()
 def capture_batch(
-    loaded: LoadedModel, encodings: Sequence[Encoding], settings: CaptureSettings
+    loaded: LoadedModel,
+    encodings: Sequence[Encoding],
+    settings: CaptureSettings,
+    survey: Survey | None = None,
 ) -> list[Capture]:
     """Capture one batch in one forward pass.
 
@@ -130,6 +137,7 @@ def capture_batch(
         loaded: The model.
         encodings: One or more; several are padded on the left.
         settings: What to keep.
+        survey: Of the model, if it was made already.
 
     Returns:
         One capture per encoding.
@@ -148,6 +156,7 @@ def capture_batch(
         queries=queries,
         spans=[[(group.start, group.stop) for group in e.groups] for e in encodings],
         layers=settings.layers,
+        survey=survey,
     ) as recording:
         logits = _step_logits(loaded, inputs, encodings)
     return [

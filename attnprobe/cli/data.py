@@ -1,5 +1,7 @@
 """`attnprobe dataset …`."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +10,7 @@ import typer
 from attnprobe.cli.app import app, names, say
 from attnprobe.errors import DatasetError
 from attnprobe.records import write_records
+from attnprobe.types import Record
 
 if TYPE_CHECKING:
     from attnprobe.tasks.styles import CoarseReading
@@ -49,6 +52,14 @@ def sequences(
     coarse: Annotated[
         str, typer.Option(help="What coarse means: sums, means, bins or merge, and its size.")
     ] = "sums:3",
+    demos: Annotated[
+        str | None,
+        typer.Option(help="Show solved training problems first: random, retrieval or cluster."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many of them.")] = 8,
+    rationale: Annotated[
+        str, typer.Option(help="Their rationales: gold, or a model that thinks step by step.")
+    ] = "gold",
 ) -> None:
     """Number sequences of sixteen families, in several styles of prompting."""
     from attnprobe.tasks.sequences import SequenceSettings, generate, generate_tests
@@ -68,6 +79,9 @@ def sequences(
     )
     every_split = train is None and split is None and families is None
     records = generate_tests(settings) if every_split else generate(settings)
+    if demos is not None:
+        pool = generate(replace(settings.for_split("train"), n_per_family=max(items, k)))
+        records = _demonstrated(records, pool, (demos, k, seed), rationale)
     say(f"{out}: {write_records(records, out)} records")
 
 
@@ -89,6 +103,14 @@ def maths(
         typer.Option("--unseen", help="Hold nine templates out of training: the split unseen."),
     ] = False,
     merge: Annotated[int, typer.Option(help="Steps that coarse merges into one.")] = 2,
+    demos: Annotated[
+        str | None,
+        typer.Option(help="Show solved training problems first: random, retrieval or cluster."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many of them.")] = 8,
+    rationale: Annotated[
+        str, typer.Option(help="Their rationales: gold, or a model that thinks step by step.")
+    ] = "gold",
 ) -> None:
     """Maths problems of 44 templates, 7 in 10 for training, in several styles of prompting."""
     from attnprobe.tasks.maths import HELD_OUT, MathsSettings, generate
@@ -111,7 +133,31 @@ def maths(
         splits=("train", "seen", "unseen") if split == "all" else (split,),
         seed=seed,
     )
-    say(f"{out}: {write_records(generate(settings), out)} records")
+    records = generate(settings)
+    if demos is not None:
+        pool = generate(replace(settings, splits=("train",)))
+        records = _demonstrated(records, pool, (demos, k, seed), rationale)
+    say(f"{out}: {write_records(records, out)} records")
+
+
+def _demonstrated(
+    records: Iterator[Record],
+    pool: Iterator[Record],
+    chosen: tuple[str, int, int],
+    rationale: str,
+) -> Iterator[Record]:
+    from attnprobe.tasks.demonstrations import DemonstrationSettings
+
+    settings = DemonstrationSettings(*chosen)
+    if rationale == "gold":  # no model, no torch
+        from attnprobe.tasks.demonstrations import with_demonstrations
+
+        return with_demonstrations(records, pool, settings)
+    from attnprobe.cli.runs import quiet_libraries
+    from attnprobe.workflows.demonstrations import demonstrated
+
+    quiet_libraries()
+    return demonstrated(records, pool, settings, rationale)
 
 
 def _split_of(families: tuple[str, ...] | None) -> str:

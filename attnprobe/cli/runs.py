@@ -13,7 +13,9 @@ RunFolder = Annotated[Path, typer.Argument(help="A run's folder.", metavar="RUN"
 
 @app.command()
 def extract(
-    data: Annotated[Path, typer.Argument(help="A dataset, JSON lines.", metavar="DATA")],
+    data: Annotated[
+        Path, typer.Argument(help="JSON lines, .csv, or a `datasets` folder.", metavar="DATA")
+    ],
     model: Annotated[str, typer.Option("-m", "--model", help="A known name, folder or hub id.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")],
     keep: Annotated[
@@ -38,10 +40,14 @@ def extract(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="auto, or records per forward pass.")] = "auto",
     records_per_chunk: Annotated[int, typer.Option(help="Most records in one shard.")] = 64,
+    segment: Annotated[
+        Path | None, typer.Option(help="Rules (TOML) that cut plain prompts into segments.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a run that is there.")] = False,
 ) -> None:
     """Capture a model's attention over a dataset. The same command again continues a run."""
     from attnprobe.errors import SelectionError
+    from attnprobe.records.rules import read_rules
     from attnprobe.workflows.extract import ExtractSettings
     from attnprobe.workflows.extract import extract as run_extract
 
@@ -64,7 +70,10 @@ def extract(
     )
     quiet_libraries()
     with progress_bar(f"extract {data.name}") as progress:
-        run = run_extract(data, model, out, settings, overwrite=overwrite, on_progress=progress)
+        run = run_extract(
+            data, model, out, settings, rules=read_rules(segment) if segment else None,
+            overwrite=overwrite, on_progress=progress,
+        )  # fmt: skip
     say(f"{out}: {len(run.records)} records, worst certificate {run.records.worst_error.max():.1e}")
 
 

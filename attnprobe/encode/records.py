@@ -161,7 +161,7 @@ def _check_all_present(record: Record, labels: Sequence[Label], where: str) -> N
     present = {index for index, _ in labels}
     segments: tuple[Segment, ...] = record.prompt + record.target
     for index, segment in enumerate(segments):
-        if index not in present:
+        if index not in present and segment.role != TEMPLATE:
             raise EncodeError(
                 f"segment role '{segment.role}' has no token of its own", where=where,
                 got=repr(segment.text[:40]),

@@ -32,7 +32,8 @@ def readable_texts(
     Returns:
         One text per token.
     """
-    decoded = [tokenizer.decode([token]) for token in ids]
+    texts = {token: tokenizer.decode([token]) for token in set(ids)}
+    decoded = [texts[token] for token in ids]
     shares: dict[int, list[int]] = {}
     for index, (start, stop) in enumerate(offsets):
         if REPLACEMENT in decoded[index] and stop > start:

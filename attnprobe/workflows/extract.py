@@ -21,6 +21,7 @@ from attnprobe.encode import encode, encode_prompt
 from attnprobe.errors import RecordError, SelectionError, nearest
 from attnprobe.models import LoadedModel, free_memory, load_model
 from attnprobe.records import read_records
+from attnprobe.records.rules import SegmentRules, apply_rules
 from attnprobe.store import (
     CODES,
     MANIFEST,
@@ -152,6 +153,7 @@ def extract(
     out: str | Path,
     settings: ExtractSettings | None = None,
     *,
+    rules: SegmentRules | None = None,
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Run:
@@ -165,6 +167,7 @@ def extract(
         model: A model name (see `load_model`), or a loaded model.
         out: Folder of the run.
         settings: What to capture.
+        rules: How to cut plain prompts and targets into segments.
         overwrite: Replace a run that is already there.
         on_progress: Called with records done and records in all.
 
@@ -178,7 +181,9 @@ def extract(
         CertificateError: If a capture is not what the model used.
     """
     settings = settings or ExtractSettings()
-    next(_records(data), None)  # a dataset that cannot be read is told before a model is loaded
+    next(
+        _records(data, None), None
+    )  # a dataset that cannot be read is told before a model is loaded
     loaded = (
         load_model(model, device=settings.device, dtype=settings.dtype)
         if isinstance(model, str)
@@ -187,7 +192,7 @@ def extract(
     encoded = functools.partial(_encoded, loaded, settings.decoding)
     work = functools.partial(_work, loaded, settings.decoding)
     longest = _Longest(work)
-    chunks = plan(map(encoded, _some(_records(data))), settings.records_per_chunk, longest)
+    chunks = plan(map(encoded, _some(_records(data, rules))), settings.records_per_chunk, longest)
     capture_settings = CaptureSettings(
         keep=settings.keep,
         layers=_chosen(settings.layers, loaded.n_layers, "layers"),
@@ -210,7 +215,7 @@ def extract(
     on_progress(done, sum(sizes))
     if missing:
         check_canary(loaded.model, _as_recorded(settings.keep))
-    for chunk, records in enumerate(_cut(_records(data), sizes)):
+    for chunk, records in enumerate(_cut(_records(data, rules), sizes)):
         if chunk not in missing:
             continue
 
@@ -252,8 +257,9 @@ def plan(
     return chunks
 
 
-def _records(data: Data) -> Iterator[Record]:
-    return read_records(data) if isinstance(data, str | Path) else iter(data)
+def _records(data: Data, rules: SegmentRules | None) -> Iterator[Record]:
+    records = read_records(data) if isinstance(data, str | Path) else iter(data)
+    return records if rules is None else apply_rules(records, rules)
 
 
 def _some(records: Iterator[Record]) -> Iterator[Record]:
