@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from attnprobe.records import read_records
+from attnprobe.records.rules import parse_rules
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,7 +28,8 @@ def environment():
 def folder(tmp_path_factory):
     """One folder in which all blocks run in order; `scripts` is where the README expects it."""
     folder = tmp_path_factory.mktemp("readme")
-    (folder / "scripts").symlink_to(ROOT / "scripts")
+    for name in ("scripts", "artifacts"):
+        (folder / name).symlink_to(ROOT / name)
     return folder
 
 
@@ -54,6 +56,8 @@ def test_every_block_runs_as_it_stands(number, folder):
         path.write_text(json.dumps(json.loads(text), ensure_ascii=False), encoding="utf-8")
         (record,) = read_records(path)
         assert [segment.role for segment in record.target] == ["coarse_answer", "answer"]
+    elif language == "toml":
+        assert parse_rules(text, "README.md").prompt
     else:
         assert language == "text", f"a block in {language} is not checked"
 

@@ -181,9 +181,7 @@ def extract(
         CertificateError: If a capture is not what the model used.
     """
     settings = settings or ExtractSettings()
-    next(
-        _records(data, None), None
-    )  # a dataset that cannot be read is told before a model is loaded
+    next(_records(data, None), None)  # a bad dataset is told of before a model is loaded
     loaded = (
         load_model(model, device=settings.device, dtype=settings.dtype)
         if isinstance(model, str)
