@@ -211,6 +211,36 @@ def test_bad_requests_are_refused_with_what_there_is(loaded, tmp_path):
     assert not (tmp_path / "r").exists()
 
 
+def test_the_canary_runs_once_per_model_settings_and_versions(loaded, tmp_path, monkeypatch):
+    from attnprobe.workflows import extract as workflow
+
+    monkeypatch.setenv("ATTNPROBE_CACHE", str(tmp_path / "cache"))
+    ran = []
+    monkeypatch.setattr(workflow, "check_canary", lambda model, keep: ran.append(tuple(keep)))
+    extract(records(1), loaded, tmp_path / "a").close()
+    extract(records(1), loaded, tmp_path / "b").close()
+    assert ran == [("rows",)]
+    extract(records(1), loaded, tmp_path / "c", ExtractSettings(keep=("pooled",))).close()
+    stranger = LoadedModel(tiny_llama(seed=3), make_tokenizer(), "tiny")
+    extract(records(1), stranger, tmp_path / "d").close()
+    assert ran == [("rows",), ("pooled",), ("rows",)]
+    monkeypatch.setattr(workflow.importlib.metadata, "version", lambda _: "0.0.new")
+    extract(records(1), loaded, tmp_path / "e").close()
+    assert len(ran) == 4
+
+
+def test_a_failing_canary_is_not_noted(loaded, tmp_path, monkeypatch):
+    from attnprobe.attention import compat
+
+    monkeypatch.setenv("ATTNPROBE_CACHE", str(tmp_path / "cache"))
+    with monkeypatch.context() as patch:
+        patch.setattr(compat, "_mask", lambda *args, **kwargs: None)
+        for _ in range(2):
+            with pytest.raises(CertificateError, match="answers differently"):
+                extract(records(1), loaded, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.h5*"))
+
+
 def test_a_failing_certificate_stores_nothing(loaded, tmp_path, monkeypatch):
     from attnprobe.attention import recording
 

@@ -1,7 +1,10 @@
 """A dataset and a model → a run on disk."""
 
+import contextlib
 import functools
+import hashlib
 import importlib.metadata
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +22,7 @@ from attnprobe.capturing import (
 )
 from attnprobe.encode import encode, encode_prompt
 from attnprobe.errors import RecordError, SelectionError, nearest
-from attnprobe.models import LoadedModel, free_memory, load_model
+from attnprobe.models import LoadedModel, cache_folder, free_memory, load_model
 from attnprobe.records import read_records
 from attnprobe.records.rules import SegmentRules, apply_rules
 from attnprobe.store import (
@@ -212,7 +215,7 @@ def extract(
     done = sum(size for chunk, size in enumerate(sizes) if chunk not in missing)
     on_progress(done, sum(sizes))
     if missing:
-        check_canary(loaded.model, _as_recorded(settings.keep))
+        _check_canary_once(loaded, _as_recorded(settings.keep))
     for chunk, records in enumerate(_cut(_records(data, rules), sizes)):
         if chunk not in missing:
             continue
@@ -337,6 +340,28 @@ def _chosen(numbers: tuple[int, ...] | None, n: int, what: str) -> tuple[int, ..
     return tuple(sorted(set(numbers)))
 
 
+def _check_canary_once(loaded: LoadedModel, keep: list[str]) -> None:
+    """Run the canary once per weights, settings and library versions; a passed one is noted."""
+    known = {
+        **loaded.identity(),
+        "device": str(loaded.device),
+        "keep": keep,
+        "versions": _versions((*_RECORDED_VERSIONS, "attnprobe")),
+    }
+    name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    note = cache_folder() / "canaries" / f"{name}.json"
+    if note.is_file():
+        return
+    check_canary(loaded.model, keep)
+    with contextlib.suppress(OSError):  # without a note, the next run checks again
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(known, sort_keys=True, indent=1), encoding="utf-8")
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
 def _as_recorded(keep: Sequence[str]) -> list[str]:
     return sorted({"full": "rows"}.get(name, name) for name in keep)
 
@@ -352,7 +377,7 @@ def _described(
         "batch_size": capture_settings.batch_size,
         "records_per_chunk": settings.records_per_chunk,
         "device": loaded.device.type,
-        "versions": {name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS},
+        "versions": _versions(_RECORDED_VERSIONS),
     }
     return described | _decoding_described(capture_settings.decoding)
 
