@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from attnprobe.attention import recording
 from attnprobe.capturing import CaptureSettings, capture, captures, overlapping
 from attnprobe.encode import encode
-from attnprobe.errors import ModelError
+from attnprobe.errors import CertificateError, ModelError, SelectionError
 from attnprobe.models import LoadedModel, is_out_of_memory
 from attnprobe.workflows import extract as workflow
 from attnprobe.workflows.extract import ExtractSettings, extract
@@ -93,6 +94,71 @@ def test_a_continued_run_keeps_its_batch_size(loaded, monkeypatch, tmp_path):
     run = extract(records, loaded, tmp_path / "run", settings)
     assert run.settings["batch_size"] == workflow.MOST_AT_ONCE
     assert run.records["batch_size"].tolist() == [2] * 6
+
+
+# --- long records --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [("full",), ("full", "steps", "pooled")])
+@pytest.mark.parametrize("heads", [None, (2, 0)])
+def test_full_attention_through_a_file_is_the_same(loaded, monkeypatch, keep, heads):
+    encodings = encodings_of(loaded, 3)
+    settings = CaptureSettings(keep=keep, layers=(0, 2), heads=heads)
+    in_memory, through_file = [], []
+    capture(loaded, encodings, settings, in_memory)
+    monkeypatch.setattr(captures, "FULL_IN_MEMORY", 0)
+    monkeypatch.setattr(recording, "BLOCK_WEIGHTS", 4 * 40 * 7)  # seven rows at a time
+    capture(loaded, encodings, settings, through_file)
+    for one, other in zip(in_memory, through_file, strict=True):
+        assert isinstance(other.rows.weights, np.memmap)
+        np.testing.assert_allclose(one.rows.weights, other.rows.weights, atol=1e-6)
+        for name in ("queries", "start", "length"):
+            np.testing.assert_array_equal(getattr(one.rows, name), getattr(other.rows, name))
+        for name in ("step_mass", "pooled"):
+            if name in keep or (name == "step_mass" and "steps" in keep):
+                mine, theirs = getattr(one, name).mass, getattr(other, name).mass
+                np.testing.assert_allclose(mine, theirs, atol=1e-6)
+        np.testing.assert_array_equal(one.visible, other.visible)
+        np.testing.assert_allclose(one.errors, other.errors, atol=1e-5)
+
+
+def test_streamed_rows_are_certified_too(loaded, monkeypatch):
+    monkeypatch.setattr(captures, "FULL_IN_MEMORY", 0)
+    monkeypatch.setattr(recording, "BLOCK_WEIGHTS", 4 * 40 * 7)
+    original = recording.softmax_rows
+    monkeypatch.setattr(recording, "softmax_rows", lambda *args: original(*args).roll(1, 1))
+    with pytest.raises(CertificateError, match="not what the model used"):
+        capture(loaded, encodings_of(loaded, 1), CaptureSettings(keep=("full",)), [])
+
+
+def test_a_long_record_goes_into_the_run_whole(loaded, monkeypatch, tmp_path):
+    from attnprobe.store import shardwriter
+
+    records = [make_record(1, length=30)]
+    settings = ExtractSettings(keep=("full",))
+    plain = extract(records, loaded, tmp_path / "a", settings)
+    monkeypatch.setattr(captures, "FULL_IN_MEMORY", 0)
+    monkeypatch.setattr(shardwriter, "ALL_HEADS", 0)
+    streamed = extract(records, loaded, tmp_path / "b", settings)
+    one, other = (run.weights(records[0].id).values for run in (plain, streamed))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_only_attending_layers_are_in_the_run_of_a_hybrid(tmp_path):
+    from tests.architectures.zoo import ZOO
+
+    hybrid = LoadedModel(widened(ZOO["lfm2"]()), make_tokenizer(), "hybrid")
+    run = extract([make_record(1)], hybrid, tmp_path / "run")
+    assert run.layers == (1,)
+    settings = ExtractSettings(layers=(0,))
+    with pytest.raises(SelectionError, match="--layers: the model has no such layer; got 0"):
+        extract([make_record(1)], hybrid, tmp_path / "other", settings)
+
+
+def widened(model):
+    """Give a model of the zoo the tokenizer's vocabulary."""
+    model.resize_token_embeddings(300)
+    return model
 
 
 class SlowSink:

@@ -107,6 +107,11 @@ class Survey:
             )  # fmt: skip
         self.base = self._checked_base()
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers with self-attention (of the decoder, where there are two stacks)."""
+        return tuple(sorted({layer for kind, layer in self.places.values() if kind == SELF}))
+
     def _place(self, path: str, module: torch.nn.Module, encoder: set[torch.nn.Module]) -> None:
         layer = getattr(module, "layer_idx", None)
         if not isinstance(layer, int):

@@ -31,6 +31,7 @@ from attnprobe.attention.passes import (
 )
 from attnprobe.attention.pieces import Pieces
 from attnprobe.attention.rows import (
+    BLOCK_WEIGHTS,
     pick_queries,
     pooled_masses,
     softmax_rows,
@@ -43,6 +44,7 @@ KEEPS = ("rows", "steps", "pooled", "full")
 """What a recording can hold; see `record`."""
 
 Tensors = dict[int, torch.Tensor]
+TakeRows = Callable[[int, int, torch.Tensor], None]
 
 
 @dataclass(slots=True)
@@ -87,6 +89,7 @@ class Recording:
         self.model = self.survey.name
         self.keep, self.queries, self.spans = frozenset(keep), queries, spans
         self.only_layers = None if layers is None else frozenset(layers)
+        self.take_rows: TakeRows | None = None
         self.tolerance = tolerance(next(model.parameters()).dtype)
         self.history = generation.History()
         self._kinds: dict[str, KindRecording] = {}
@@ -213,20 +216,24 @@ class Recording:
             return
         self._seen.add((call.kind, call.layer))
         self._last = (call.kind, call.layer, call)
-        weights = softmax_rows(call, plan.columns)
-        at_probes = pick_queries(weights, plan.probes)
-        columns = plan.columns.gather(1, plan.probes)
-        error = row_errors(at_probes, call, output, columns)
         pieces = self._pieces.setdefault(call.kind, Pieces())
-        chosen = weights[:, :, : plan.n_chosen]
         extent = plan.first_key(call), plan.n_keys
         pieces.add("visible", call.layer, plan, plan.visible(call), extent)
-        if self.keep & {"rows", "full"} or call.kind != SELF:
-            pieces.add("rows", call.layer, plan, chosen, extent)
+        edges = plan.local_edges(call)
+        if self.take_rows is None or call.kind != SELF:
+            weights = softmax_rows(call, plan.columns)
+            at_probes = pick_queries(weights, plan.probes)
+            chosen = weights[:, :, : plan.n_chosen]
+            if self.keep & {"rows", "full"} or call.kind != SELF:
+                pieces.add("rows", call.layer, plan, chosen, extent)
+            steps = sum_over_spans(chosen, edges) if "steps" in self.keep else None
+        else:
+            at_probes, steps = self._stream(call, plan, edges, self.take_rows)
+        columns = plan.columns.gather(1, plan.probes)
+        error = row_errors(at_probes, call, output, columns)
         if call.kind == SELF and self.keep & {"steps", "pooled"}:
-            edges = plan.local_edges(call)
-            if "steps" in self.keep:
-                pieces.add("steps", call.layer, plan, sum_over_spans(chosen, edges))
+            if steps is not None:
+                pieces.add("steps", call.layer, plan, steps)
             if "pooled" in self.keep:
                 pooled = pooled_masses(call, edges)
                 summed = sum_over_spans(at_probes, edges)
@@ -234,6 +241,29 @@ class Recording:
                 pieces.add("pooled", call.layer, plan, pooled)
                 pieces.add("visible_counts", call.layer, plan, plan.counts(call))
         pieces.certify(call.layer, error)
+
+    def _stream(
+        self, call: AttentionCall, plan: PassPlan, edges: torch.Tensor, take_rows: TakeRows
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Hand rows out block by block; return those of the probes, and the sums over spans."""
+        size = max(1, BLOCK_WEIGHTS // (call.query.shape[1] * call.key.shape[2]))
+        probes = plan.probes[0].tolist()
+        at_probes: dict[int, torch.Tensor] = {}
+        steps: list[torch.Tensor] = []
+        for start in range(0, plan.columns.shape[1], size):
+            weights = softmax_rows(call, plan.columns[:, start : start + size])
+            at_probes |= {
+                probe: weights[:, :, probe - start].clone()
+                for probe in probes
+                if start <= probe < start + size
+            }
+            chosen = weights[:, :, : max(0, plan.n_chosen - start)]
+            if chosen.shape[2]:
+                take_rows(call.layer, start, chosen[0])
+                if "steps" in self.keep:
+                    steps.append(sum_over_spans(chosen, edges))
+        together = torch.stack([at_probes[probe] for probe in probes], dim=2)
+        return together, torch.cat(steps, dim=2) if steps else None
 
     def _checked_plan(self, call: AttentionCall) -> PassPlan:
         plan = self._plans.get(call.kind)
@@ -384,6 +414,7 @@ def record(
     spans: Ranges | None = None,
     layers: Sequence[int] | None = None,
     survey: Survey | None = None,
+    take_rows: TakeRows | None = None,
 ) -> Iterator[Recording]:
     """Record the attention of the one forward pass, or the one `generate`, inside the block.
 
@@ -402,6 +433,9 @@ def record(
         layers: Only these; all if None.
         survey: `Survey(model)`, to save the walk over the modules where many passes of a model
             that stays as it is are recorded one after the other.
+        take_rows: Called with (layer, first row, [head, row, key]) for block after block of the
+            chosen rows, which are then not kept: for more than fits into memory. One example, one
+            pass without a cache.
 
     Yields:
         The recording, complete and proven when the block ends.
@@ -413,6 +447,7 @@ def record(
     """
     _check_keep(keep, queries, spans)
     recording = Recording(model, survey or Survey(model), keep, queries, spans, layers)
+    recording.take_rows = take_rows
     with ExitStack() as stack:
         for module, kind in _stacks(model):
             hook = module.register_forward_pre_hook(_announce(recording, kind), with_kwargs=True)

@@ -10,9 +10,13 @@ from jaxtyping import Bool, Float32, Int, Int32
 from attnprobe.attention import Recording, Survey, record
 from attnprobe.capturing.decoding import Decoding, generate
 from attnprobe.capturing.padding import batches, padded
+from attnprobe.capturing.spool import Spool, n_pairs
 from attnprobe.errors import EncodeError, ModelError
 from attnprobe.models import LoadedModel, free_cached_memory, is_out_of_memory
 from attnprobe.types import Capture, Encoding, Masses, Rows, Sink
+
+FULL_IN_MEMORY = 2**28
+"""Bytes of a record's full attention beyond which it goes through a file."""
 
 KEEPS = ("rows", "steps", "pooled", "full")
 
@@ -150,6 +154,8 @@ def capture_batch(
         range(encoding.n_tokens) if "full" in settings.keep else encoding.step_queries
         for encoding in encodings
     ]
+    survey = survey or Survey(loaded.model)
+    spool = _spool(loaded, encodings, settings, survey.layers)
     with record(
         loaded.model,
         sorted({"full": "rows"}.get(keep, keep) for keep in set(settings.keep)),
@@ -157,12 +163,30 @@ def capture_batch(
         spans=[[(group.start, group.stop) for group in e.groups] for e in encodings],
         layers=settings.layers,
         survey=survey,
+        take_rows=None if spool is None else spool.take,
     ) as recording:
         logits = _step_logits(loaded, inputs, encodings)
     return [
-        _one(recording, index, encoding, queries[index], logits[index], settings)
+        _one(recording, index, encoding, queries[index], logits[index], settings, spool)
         for index, encoding in enumerate(encodings)
     ]
+
+
+def _spool(
+    loaded: LoadedModel,
+    encodings: Sequence[Encoding],
+    settings: CaptureSettings,
+    every_layer: Sequence[int],
+) -> Spool | None:
+    """Make room on disk for the rows of a record whose full attention is too much for memory."""
+    if len(encodings) > 1 or "full" not in settings.keep:
+        return None
+    n_heads = loaded.n_heads if settings.heads is None else len(settings.heads)
+    layers = settings.layers or every_layer
+    n_tokens = encodings[0].n_tokens
+    if len(layers) * n_heads * n_pairs(n_tokens) * 4 <= FULL_IN_MEMORY:
+        return None
+    return Spool(layers, settings.heads, n_heads, n_tokens)
 
 
 def _step_logits(
@@ -183,6 +207,7 @@ def _one(
     queries: Sequence[int],
     logits: torch.Tensor,
     settings: CaptureSettings,
+    spool: Spool | None,
 ) -> Capture:
     """Cut one record out of a batch, without padding, and bring it to numpy."""
     cut = _Cut(recording, index, encoding, settings.heads)
@@ -194,7 +219,7 @@ def _one(
     visible, visible_queries = _count_groups(seen, encoding), at
     if {"rows", "full"} & set(settings.keep):
         wanted = np.ones_like(is_step) if "full" in settings.keep else is_step
-        rows = _ragged(cut, seen, at, wanted)
+        rows = spool.rows() if spool is not None else _ragged(cut, seen, at, wanted)
     if "steps" in settings.keep:
         masses = cut.stack(recording.steps, slice(len(at)), cut.groups)
         step_mass = Masses(at[is_step], masses[:, :, is_step])

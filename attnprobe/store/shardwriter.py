@@ -31,6 +31,8 @@ from attnprobe.store.stickyfile import StickyFile
 from attnprobe.types import Capture
 
 LIBVER = ("v110", "v110")
+ALL_HEADS = 2**30
+"""Bytes of one record's weights up to which the heads of a layer are encoded together."""
 
 
 class Growing:
@@ -60,7 +62,8 @@ class Growing:
         whole = total - total % self.chunk
         if whole:
             self.dataset.resize(self.written + whole, axis=self.dataset.ndim - 1)
-        for index in np.ndindex(self.dataset.shape[:-1][:1]):
+        n_leading = 1 if values.nbytes <= ALL_HEADS else 2
+        for index in np.ndindex(self.dataset.shape[:-1][:n_leading]):
             stored, waiting = self._stored(values[index], where, index), self.buffer[index]
             crc = zlib.crc32(stored.data, crc)
             if not whole:

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from attnprobe.attention import check_canary
+from attnprobe.attention import Survey, check_canary
 from attnprobe.capturing import (
     KEEPS,
     CaptureSettings,
@@ -196,8 +196,8 @@ def extract(
     chunks = plan(map(encoded, _some(_records(data, rules))), settings.records_per_chunk, longest)
     capture_settings = CaptureSettings(
         keep=settings.keep,
-        layers=_chosen(settings.layers, loaded.n_layers, "layers"),
-        heads=_chosen(settings.heads, loaded.n_heads, "heads"),
+        layers=_chosen(settings.layers, Survey(loaded.model).layers, "layers"),
+        heads=_chosen(settings.heads, range(loaded.n_heads), "heads"),
         batch_size=settings.batch_size or _batch_size(loaded, longest.tokens, Path(out)),
         decoding=settings.decoding,
     )
@@ -205,8 +205,8 @@ def extract(
         out,
         settings=_described(settings, capture_settings, loaded),
         model=loaded.identity(),
-        layers=capture_settings.layers or range(loaded.n_layers),
-        heads=capture_settings.heads or range(loaded.n_heads),
+        layers=capture_settings.layers or (),
+        heads=capture_settings.heads or (),
         chunks=chunks,
         overwrite=overwrite,
     )
@@ -329,13 +329,15 @@ def _cut(records: Iterator[Record], sizes: Sequence[int]) -> Iterator[list[Recor
         yield list(islice(records, size))
 
 
-def _chosen(numbers: tuple[int, ...] | None, n: int, what: str) -> tuple[int, ...] | None:
+def _chosen(numbers: tuple[int, ...] | None, there: Sequence[int], what: str) -> tuple[int, ...]:
+    """Check a selection against what the model has; all of it if there is no selection."""
     if numbers is None:
-        return None
-    if outside := [number for number in numbers if not 0 <= number < n]:
+        return tuple(there)
+    if outside := [number for number in numbers if number not in there]:
+        gaps = len(there) <= there[-1] - there[0]  # recurrent layers between the attending ones
         raise SelectionError(
             f"the model has no such {what.rstrip('s')}", where=f"--{what}", got=outside[0],
-            expected=f"0 to {n - 1}",
+            expected=", ".join(map(str, there)) if gaps else f"{there[0]} to {there[-1]}",
         )  # fmt: skip
     return tuple(sorted(set(numbers)))
 
