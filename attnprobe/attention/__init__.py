@@ -3,6 +3,8 @@
 from attnprobe.attention.canary import check_canary
 from attnprobe.attention.certificate import Certificate
 from attnprobe.attention.compat import Survey
-from attnprobe.attention.recording import KEEPS, Recording, record
+from attnprobe.attention.kinds import KEEPS, KindRecording
+from attnprobe.attention.recorder import record
+from attnprobe.attention.recording import Recording
 
-__all__ = ["KEEPS", "Certificate", "Recording", "Survey", "check_canary", "record"]
+__all__ = ["KEEPS", "Certificate", "KindRecording", "Recording", "Survey", "check_canary", "record"]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from attnprobe.attention.recording import record
+from attnprobe.attention.recorder import record
 from attnprobe.errors import CertificateError
 from attnprobe.models import transformers_model
 

@@ -1,8 +1,6 @@
-"""`record`: attention out of a running model, exact, beside the model's own fast kernel."""
+"""What is taken of each attention call while a model runs, and put together afterwards."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,11 +14,8 @@ from attnprobe.attention.compat import (
     AttentionCall,
     Survey,
     cached_tokens,
-    decoder_of,
-    encoder_of,
-    has_encoder,
-    observed,
 )
+from attnprobe.attention.kinds import KindRecording, TakeRows, Tensors
 from attnprobe.attention.passes import (
     Layout,
     PassPlan,
@@ -38,39 +33,6 @@ from attnprobe.attention.rows import (
     sum_over_spans,
 )
 from attnprobe.errors import CertificateError, ModelError, SelectionError, nearest
-from attnprobe.models import transformers_model
-
-KEEPS = ("rows", "steps", "pooled", "full")
-"""What a recording can hold; see `record`."""
-
-Tensors = dict[int, torch.Tensor]
-TakeRows = Callable[[int, int, torch.Tensor], None]
-
-
-@dataclass(slots=True)
-class KindRecording:
-    """What was recorded of one kind of attention, by layer index.
-
-    Tensors are float32, detached, on the device of their layer. Columns are those of the input
-    ids; chosen queries and spans beyond an example's own are NaN.
-    """
-
-    certificate: Certificate
-    """The proof, for this kind."""
-    full: Tensors = field(default_factory=dict)
-    """{layer: [batch, head, query, key]}; rows of pads are NaN."""
-    rows: Tensors = field(default_factory=dict)
-    """{layer: [batch, head, chosen query, key]}."""
-    steps: Tensors = field(default_factory=dict)
-    """{layer: [batch, head, chosen query, span]}, the same rows summed over spans."""
-    pooled: Tensors = field(default_factory=dict)
-    """{layer: [batch, head, query, span]}; rows of pads are NaN."""
-    visible: Tensors = field(default_factory=dict)
-    """{layer: [batch, chosen query, key]} boolean: what the real mask let each row see."""
-    visible_counts: Tensors = field(default_factory=dict)
-    """{layer: [batch, query, span]}: with `pooled`, how many keys the mask left visible."""
-    layout: Layout | None = None
-    """Where the query tokens of each example lie."""
 
 
 class Recording:
@@ -403,87 +365,3 @@ class Recording:
                         "a span is empty or lies outside its example", where=f"example {index}",
                         got=str(tuple(span)), expected=f"[start, stop) within 0 to {length}",
                     )  # fmt: skip
-
-
-@contextmanager
-def record(
-    model: torch.nn.Module,
-    keep: Sequence[str] = ("full",),
-    *,
-    queries: Positions | None = None,
-    spans: Ranges | None = None,
-    layers: Sequence[int] | None = None,
-    survey: Survey | None = None,
-    take_rows: TakeRows | None = None,
-) -> Iterator[Recording]:
-    """Record the attention of the one forward pass, or the one `generate`, inside the block.
-
-    The model computes with its own kernel; beside it, only what is asked for is computed from the
-    same queries, keys and mask, and held against the model's own output (the certificate). Under
-    `generate`, rows are put together to one square over prompt and generated tokens but the last,
-    which is never read; with beam search, to those of the sequences that are returned.
-
-    Args:
-        model: A model of transformers whose attention goes through its attention interface.
-        keep: Any of `full` (every row), `rows` (of `queries`), `steps` (the same rows summed over
-            `spans`), `pooled` (mass on `spans` for every query, from one more kernel pass).
-        queries: Per example, the positions of the queries to keep, counted without padding.
-        spans: Per example, half-open key ranges, counted without padding. In an encoder–decoder
-            model, queries and spans are of the decoder; encoder and cross attention come whole.
-        layers: Only these; all if None.
-        survey: `Survey(model)`, to save the walk over the modules where many passes of a model
-            that stays as it is are recorded one after the other.
-        take_rows: Called with (layer, first row, [head, row, key]) for block after block of the
-            chosen rows, which are then not kept: for more than fits into memory. One example, one
-            pass without a cache.
-
-    Yields:
-        The recording, complete and proven when the block ends.
-
-    Raises:
-        SelectionError: If `keep` names something else, or `queries` or `spans` are missing.
-        ModelError: If the model cannot be recorded.
-        CertificateError: If the capture is not what the model used.
-    """
-    _check_keep(keep, queries, spans)
-    recording = Recording(model, survey or Survey(model), keep, queries, spans, layers)
-    recording.take_rows = take_rows
-    with ExitStack() as stack:
-        for module, kind in _stacks(model):
-            hook = module.register_forward_pre_hook(_announce(recording, kind), with_kwargs=True)
-            stack.callback(hook.remove)
-        sequences = stack.enter_context(generation.watched(recording.survey.inner))
-        stack.callback(recording.history.release)
-        stack.enter_context(observed(recording.survey, recording))
-        yield recording
-    recording.check_inside()
-    recording.finish(sequences[-1] if sequences else None)
-
-
-def _stacks(model: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
-    if has_encoder(model):
-        return [(encoder_of(model), ENCODER), (decoder_of(model), SELF)]
-    return [(transformers_model(model), SELF)]
-
-
-def _announce(recording: Recording, kind: str) -> Callable[..., None]:
-    def before_forward(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        ids = kwargs.get("inputs_embeds") if ids is None else ids
-        if ids is None:
-            raise ModelError("the model was called without input ids", where=recording.model)
-        recording.begin(kind, ids, kwargs.get("attention_mask"), kwargs.get("past_key_values"))
-
-    return before_forward
-
-
-def _check_keep(keep: Sequence[str], queries: Positions | None, spans: Ranges | None) -> None:
-    for what in keep:
-        if what not in KEEPS:
-            raise SelectionError(f"cannot keep '{what}'", fix=nearest(what, KEEPS))
-    if not keep:
-        raise SelectionError("nothing to keep", expected=f"any of {', '.join(KEEPS)}")
-    if queries is None and set(keep) & {"rows", "steps"}:
-        raise SelectionError("'rows' and 'steps' need the queries to keep", fix="pass queries=[…]")
-    if spans is None and set(keep) & {"steps", "pooled"}:
-        raise SelectionError("'steps' and 'pooled' need spans to sum over", fix="pass spans=[…]")

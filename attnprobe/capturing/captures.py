@@ -277,7 +277,10 @@ class _Cut:
         flat = torch.from_numpy(rows * first.shape[2] + keys + self.tokens.start)
         for place, layer in enumerate(self.layers):
             weights = self.recording.rows[layer][self.index][self.heads].flatten(1)
-            picked[place] = weights.index_select(1, flat.to(weights.device)).cpu().numpy()
+            if weights.device.type == "cpu":  # straight into its place
+                torch.index_select(weights, 1, flat, out=torch.from_numpy(picked[place]))
+            else:
+                picked[place] = weights.index_select(1, flat.to(weights.device)).cpu().numpy()
         return picked
 
     def visible(self, n_rows: int) -> Bool[np.ndarray, "layer row key"]:
