@@ -275,6 +275,14 @@ def test_a_compiled_model_is_refused_with_what_to_do(llama):
     )
 
 
+def test_a_model_split_over_devices_is_refused_with_what_to_do(llama):
+    llama.model.layers[2].to("meta")
+    assert message(ModelError, lambda: record(llama, ["full"]).__enter__()) == (
+        "LlamaForCausalLM: this model is split over several devices; got cpu, meta, expected one "
+        "device; load it without device_map; --dtype bfloat16 halves what it takes."
+    )
+
+
 def test_other_kernels_are_refused_with_what_to_do(llama):
     llama.config._attn_implementation_internal = "flex_attention"
     assert message(ModelError, lambda: record(llama, ["full"]).__enter__()) == (

@@ -105,6 +105,13 @@ class Survey:
                 "a compiled model runs code that was fixed before the recording", where=self.name,
                 fix="record the model before torch.compile (model._orig_mod of a compiled one)",
             )  # fmt: skip
+        devices = {parameter.device for parameter in self.inner.parameters()}
+        if len(devices) > 1:
+            raise ModelError(
+                "this model is split over several devices", where=self.name,
+                got=", ".join(sorted(map(str, devices))), expected="one device",
+                fix="load it without device_map; --dtype bfloat16 halves what it takes",
+            )  # fmt: skip
         self.base = self._checked_base()
 
     @property

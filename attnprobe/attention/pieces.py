@@ -1,7 +1,7 @@
 """What the passes of a recording gave, put together to whole tensors."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -113,11 +113,15 @@ class Pieces:
         return whole
 
 
-def _once(made: dict[int, torch.Tensor], parts: list[_Piece], assemble: "object") -> torch.Tensor:
+def _once(
+    made: dict[int, torch.Tensor],
+    parts: list[_Piece],
+    assemble: Callable[[list[_Piece]], torch.Tensor],
+) -> torch.Tensor:
     """Assemble tensors that layers share only once."""
     key = hash(tuple(id(part.tensor) for part in parts))
     if key not in made:
-        made[key] = assemble(parts)  # pyright: ignore[reportCallIssue]
+        made[key] = assemble(parts)
     return made[key]
 
 

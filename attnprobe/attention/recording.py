@@ -295,7 +295,7 @@ class Recording:
             found.rows = self._chosen(rows, queries) if whole and kind == SELF else rows
             if whole and kind == SELF:
                 found.visible = self._chosen(found.visible, queries)
-        blank = self._blank_spans(rows, pieces) if kind == SELF else None
+        blank = self._blank_spans() if kind == SELF else None
         found.steps = pieces.over_spans("steps", n_rows, blank)
         if whole and kind == SELF and found.steps:
             found.steps = self._chosen(found.steps, queries)
@@ -317,7 +317,7 @@ class Recording:
             layer: generation.pick_rows(tensor, columns, real) for layer, tensor in tensors.items()
         }
 
-    def _blank_spans(self, rows: Tensors, pieces: Pieces) -> torch.Tensor | None:
+    def _blank_spans(self) -> torch.Tensor | None:
         """Mark the spans that an example does not have; None if all have the same number."""
         lengths = [len(row) for row in self.spans or []]
         if len(set(lengths)) < 2:
