@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int32
 
 N_POSITION_SINKS = 4
 """How many first positions are set apart as sinks (Xiao et al. 2024 keep the first four)."""
@@ -207,6 +207,29 @@ class Masses:
 
 
 @dataclass(frozen=True, slots=True)
+class Attribution:
+    """What each token contributed to every prediction after it, by one method."""
+
+    scores: Float32[np.ndarray, "step source"]
+    """Credit of the source tokens; NaN for those that do not come before the step's token."""
+    delta: Float32[np.ndarray, " step"]
+    """A step's sum of scores minus what it should be; NaN where the method promises no sum."""
+    method: str
+    """Name in the registry of methods."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """What was credited and how: `target`, `unit`, and the method's own settings (JSON values)."""
+
+
+def is_source(n_prompt: int, n_steps: int) -> Bool[np.ndarray, "step source"]:
+    """Tell which tokens come before the token that a step predicts, and so can have a share in it.
+
+    Returns:
+        True for the `n_prompt + i` tokens before the token of step i.
+    """
+    return np.tri(n_steps, n_prompt + n_steps, step_query(n_prompt, 0), dtype=bool)
+
+
+@dataclass(frozen=True, slots=True)
 class Capture:
     """What one forward pass showed about one record, with the proof that it is true."""
 
@@ -226,6 +249,8 @@ class Capture:
     rows: Rows | None = None
     step_mass: Masses | None = None
     pooled: Masses | None = None
+    attributions: Mapping[str, Attribution] = field(default_factory=dict)
+    """By name of the method."""
 
 
 @runtime_checkable

@@ -1,13 +1,21 @@
 """What a capture must be before it is stored: whole, finite, and shaped as the run is."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from attnprobe.errors import StoreError
-from attnprobe.types import Capture, Masses, Rows
+from attnprobe.types import Capture, Masses, Rows, is_source
 
 
-def admit(capture: Capture, n_layers: int, n_heads: int) -> None:
+def admit(capture: Capture, n_layers: int, n_heads: int, methods: Sequence[str] = ()) -> None:
     """Refuse a capture that does not fit its own encoding or the run.
+
+    Args:
+        capture: What is to be stored.
+        n_layers: Layers of the run.
+        n_heads: Heads of the run.
+        methods: Attribution methods of the run.
 
     Raises:
         StoreError: Naming the record, the part and the fault.
@@ -35,6 +43,8 @@ def admit(capture: Capture, n_layers: int, n_heads: int) -> None:
     for name, masses in (("step_mass", capture.step_mass), ("pooled", capture.pooled)):
         if masses is not None:
             _masses(name, masses, (n_layers, n_heads, n_groups), encoding.n_tokens, where)
+    for method in methods:
+        _attribution(capture, method, where)
 
 
 def _partition(capture: Capture, where: str) -> None:
@@ -81,6 +91,28 @@ def _masses(
     _queries(f"{name}.queries", masses.queries, n_tokens, where)
     n_layers, n_heads, n_groups = expected
     _shape(f"{name}.mass", masses.mass, (n_layers, n_heads, len(masses.queries), n_groups), where)
+
+
+def _attribution(capture: Capture, method: str, where: str) -> None:
+    encoding, attribution = capture.encoding, capture.attributions.get(method)
+    if attribution is None:
+        raise StoreError(
+            f"the capture lacks the attribution '{method}', which the run keeps", where=where
+        )
+    name, shape = f"attributions['{method}']", (encoding.n_steps, encoding.n_tokens)
+    _shape(f"{name}.scores", attribution.scores, shape, where)
+    _shape(f"{name}.delta", attribution.delta, shape[:1], where)
+    source = is_source(encoding.n_prompt, encoding.n_steps)
+    good = np.isfinite(attribution.scores) == source
+    if not good.all():
+        step, token = map(int, np.argwhere(~good)[0])
+        raise StoreError(
+            f"a score of `{name}` cannot be stored", where=f"{where}, step {step}, token {token}",
+            got=float(attribution.scores[step, token]),
+            expected="finite numbers before the step's token, NaN from there on",
+        )  # fmt: skip
+    if np.isinf(attribution.delta).any():
+        raise StoreError(f"`{name}.delta` is infinite", where=where)
 
 
 def _queries(name: str, queries: np.ndarray, n_tokens: int, where: str) -> None:

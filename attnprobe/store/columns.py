@@ -8,7 +8,16 @@ import numpy as np
 
 from attnprobe.errors import StoreError
 from attnprobe.store.layout import KEEPS, MAX_NAME_BYTES
-from attnprobe.types import Capture, Encoding, Masses, Record, Rows, Segment, Span
+from attnprobe.types import (
+    Capture,
+    Encoding,
+    Masses,
+    Record,
+    Rows,
+    Segment,
+    Span,
+    is_source,
+)
 
 Values = dict[str, np.ndarray]
 
@@ -68,8 +77,8 @@ def _name_bytes(text: str, column: str, record_id: str) -> bytes:
     return data
 
 
-def values(capture: Capture, keep: tuple[str, ...]) -> Values:
-    """Return every other column of one capture that a run with this `keep` stores.
+def values(capture: Capture, keep: tuple[str, ...], methods: tuple[str, ...] = ()) -> Values:
+    """Return every other column of one capture that a run with this `keep` and `methods` stores.
 
     Probabilities come as float32; the caller encodes them. `/token/text_start` and `/row/start`
     are counted from the start of the record.
@@ -104,6 +113,11 @@ def values(capture: Capture, keep: tuple[str, ...]) -> Values:
         columns |= _mass_values("/step_mass", _present(capture.step_mass, "step_mass", where))
     if "/pooled" in kept:
         columns |= _mass_values("/pooled", _present(capture.pooled, "pooled", where))
+    before = is_source(encoding.n_prompt, encoding.n_steps)
+    for method in methods:
+        attribution = capture.attributions[method]
+        columns[f"/attribution/{method}"] = attribution.scores[before]
+        columns[f"/attribution_delta/{method}"] = attribution.delta
     return columns
 
 

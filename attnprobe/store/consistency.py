@@ -1,17 +1,21 @@
 """Checks that the light columns of a shard fit together, so that no index leads astray."""
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import h5py
 import numpy as np
 
 from attnprobe.errors import FormatError
-from attnprobe.store.layout import COLUMNS, POINTS_INTO, RAGGED
+from attnprobe.store.layout import POINTS_INTO, RAGGED, Column
 
 
 @runtime_checkable
 class Columns(Protocol):
     """What is checked: an open shard."""
+
+    columns: Mapping[str, Column]
+    """Datasets that must be there."""
 
     def column(self, name: str) -> np.ndarray:
         """Return a light column."""
@@ -47,6 +51,10 @@ def check_consistency(shard: Columns) -> None:
         cells = counts[f"{part}_query"] * counts["group"]
         _need(shard, counts[f"{part}_cell"] == cells, f"/record/{part}_cell_count")
         _below(shard, f"/{part}_query", counts[f"{part}_query"], n_tokens)
+    attributed = any(column.axis == "attribution_cell" for column in shard.columns.values())
+    n_steps = n_tokens.astype(np.int64) - n_prompt
+    cells = n_steps * n_prompt + n_steps * (n_steps - 1) // 2 if attributed else 0
+    _need(shard, counts["attribution_cell"] == cells, "/record/attribution_cell_count")
     _below(shard, "/row/query", counts["row"], n_tokens)
     _below(shard, "/sink/position", counts["sink"], n_tokens)
     _below(shard, "/group/span", counts["group"], counts["span"])
@@ -67,8 +75,9 @@ def _need(shard: Columns, good: np.ndarray, what: str) -> None:
 def _check_stretches(shard: Columns, axis: str) -> np.ndarray:
     """Records lie one after another on every axis, and fill it."""
     starts, counts = (shard.column(f"/record/{axis}_{what}") for what in ("start", "count"))
-    name = next(column.name for column in COLUMNS if column.axis == axis)
-    length = shard.dataset(name).shape[-1]
+    names = (column.name for column in shard.columns.values() if column.axis == axis)
+    name = next(names, None)  # none holds attributions where no method was asked for
+    length = 0 if name is None else shard.dataset(name).shape[-1]
     good = ((counts >= 0) & (counts <= length)).all()
     edges = np.concatenate([[0], np.cumsum(counts)])
     if not good or (starts != edges[:-1]).any() or edges[-1] != length:

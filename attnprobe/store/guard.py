@@ -1,7 +1,7 @@
 """Checks a shard before any data is read from it: it may come from a stranger."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import h5py
@@ -9,7 +9,7 @@ import numpy as np
 from h5py import h5a, h5d, h5l, h5o, h5t  # pyright: ignore[reportAttributeAccessIssue]
 
 from attnprobe.errors import FormatError
-from attnprobe.store.layout import BY_NAME, FILTERS, GZIP_LEVEL, MAX_CHUNK_BYTES, Column
+from attnprobe.store.layout import COLUMNS, FILTERS, GZIP_LEVEL, MAX_CHUNK_BYTES, Column
 from attnprobe.store.manifest import Receipt
 from attnprobe.store.publish import sha256
 
@@ -40,7 +40,13 @@ def check_sealed(path: Path, receipt: Receipt) -> None:
         )  # fmt: skip
 
 
-def open_checked(path: Path, counts: Mapping[str, int], n_layers: int, n_heads: int) -> h5py.File:
+def open_checked(
+    path: Path,
+    counts: Mapping[str, int],
+    n_layers: int,
+    n_heads: int,
+    columns: Iterable[Column] = COLUMNS,
+) -> h5py.File:
     """Open a shard and check its structure, without reading any data.
 
     Args:
@@ -49,6 +55,7 @@ def open_checked(path: Path, counts: Mapping[str, int], n_layers: int, n_heads: 
             may have any length that the file's own size allows.
         n_layers: Layers of the run.
         n_heads: Heads of the run.
+        columns: Datasets that must be there.
 
     Raises:
         FormatError: Naming the shard and the fault.
@@ -60,7 +67,7 @@ def open_checked(path: Path, counts: Mapping[str, int], n_layers: int, n_heads: 
     try:
         lengths = dict(counts) | {"layer": n_layers, "head": n_heads}
         found = dict(_walk(path, file))
-        for column in BY_NAME.values():
+        for column in columns:
             _check_column(path, column, found.get(column.name), lengths)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         file.close()

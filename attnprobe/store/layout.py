@@ -1,5 +1,7 @@
 """The table of everything a shard holds: writer, reader, checker and FORMAT.md agree on it."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 FORMAT = "attnprobe run"
@@ -43,7 +45,7 @@ class Column:
 RAGGED = (
     "json_byte", "generated_byte", "token", "text_byte", "span", "group", "sink", "step", "row",
     "pair", "step_mass_query", "step_mass_cell", "pooled_query", "pooled_cell",
-    "visible_query", "visible_cell",
+    "visible_query", "visible_cell", "attribution_cell",
 )  # fmt: skip
 """Axes of which each record owns a stretch, given by `/record/<axis>_start` and `_count`."""
 
@@ -118,7 +120,30 @@ POINTS_INTO = {"/token/text_start": "text_byte", "/row/start": "pair"}
 
 BY_NAME = {column.name: column for column in COLUMNS}
 BIG = ("/weights", "/step_mass", "/pooled", "/visible")
-"""Datasets read in stretches; all others are light and read whole."""
+"""Datasets read in stretches; all others are light and read whole, but for attributions."""
+
+METHOD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+"""What the name of an attribution method must match, being part of the names of its datasets."""
+
+
+MAX_METHODS = 64
+"""Most attribution methods in one run."""
+
+
+def attribution_columns(units: Mapping[str, str]) -> tuple[Column, ...]:
+    """Return the two datasets of each attribution method.
+
+    Args:
+        units: Unit of each method's scores, by its name, in the order in which they are stored.
+    """
+    return tuple(
+        Column(f"/{name}/{method}", "<f4", (axis,), meaning, unit, in_crc=True)
+        for method, unit in units.items()
+        for name, axis, meaning in (
+            ("attribution", "attribution_cell", "credit of a source token for a step"),
+            ("attribution_delta", "step", "sum of the step's scores minus what it should be"),
+        )
+    )
 
 
 def chunk_shape(column: Column, itemsize: int, n_layers: int) -> tuple[int, ...]:

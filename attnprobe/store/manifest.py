@@ -10,10 +10,15 @@ from typing import Any
 
 from attnprobe.errors import FormatError, StoreError
 from attnprobe.store.layout import (
+    BY_NAME,
     FORMAT,
     FORMAT_VERSION,
     MANIFEST,
+    MAX_METHODS,
+    METHOD_NAME,
     SHARDS,
+    Column,
+    attribution_columns,
     receipt_name,
 )
 from attnprobe.store.publish import canonical_json, write_json
@@ -104,6 +109,18 @@ class Manifest:
         return self.settings["encoding"]
 
     @property
+    def attribute(self) -> dict[str, dict[str, Any]]:
+        """Attribution methods that are stored, with their parameters, in the order of storage."""
+        params = self.settings.get("attribute_params", {})
+        return {method: params.get(method, {}) for method in self.settings.get("attribute", [])}
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """Every dataset of a shard of this run, by name, in the order in which it is written."""
+        units = {name: str(params.get("unit", "")) for name, params in self.attribute.items()}
+        return BY_NAME | {column.name: column for column in attribution_columns(units)}
+
+    @property
     def settings_hash(self) -> str:
         """SHA-256 of settings, model, layers and heads."""
         return hashlib.sha256(canonical_json(self._identity()).encode()).hexdigest()
@@ -148,6 +165,7 @@ class Manifest:
         settings = _take(value, "settings", dict, where)
         for name, kind in (("keep", list), ("encoding", str)):
             _take(settings, name, kind, where)
+        check_attribute(settings, where)
         plan = tuple(
             tuple(
                 PlannedRecord(_take(r, "id", str, where), _take(r, "digest", str, where))
@@ -169,6 +187,32 @@ class Manifest:
             ),
             version=version,
         )
+
+
+def check_attribute(settings: Mapping[str, Any], where: str) -> None:
+    """Check the names of attribution methods, which become names of datasets.
+
+    Raises:
+        FormatError: If one cannot be a name, stands twice, or there are too many.
+    """
+    methods, params = settings.get("attribute", []), settings.get("attribute_params", {})
+    good = (
+        isinstance(methods, list)
+        and len(methods) <= MAX_METHODS
+        and all(isinstance(name, str) and METHOD_NAME.fullmatch(name) for name in methods)
+        and len(set(methods)) == len(methods)
+    )
+    if not good:
+        raise FormatError(
+            "'settings.attribute' is no list of attribution methods", where=where, got=repr(methods)[:200],
+            expected=f"at most {MAX_METHODS} different names of a-z, 0-9 and _",
+        )  # fmt: skip
+    known = isinstance(params, dict) and params.keys() <= set(methods)
+    if not known or not all(isinstance(entry, dict) for entry in params.values()):
+        raise FormatError(
+            "'settings.attribute_params' does not fit 'settings.attribute'", where=where,
+            expected="an object of parameters for each method",
+        )  # fmt: skip
 
 
 def _version(value: dict[str, Any], where: str) -> tuple[int, int]:

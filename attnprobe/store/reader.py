@@ -72,6 +72,11 @@ class Run:
         return self.manifest.keep
 
     @property
+    def attributions(self) -> dict[str, dict[str, Any]]:
+        """Attribution methods that are stored, with their parameters."""
+        return self.manifest.attribute
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What shaped the captures."""
         return dict(self.manifest.settings)
@@ -137,6 +142,24 @@ class Run:
             MeasureError: If the run holds no attention of every query.
         """
         return views.pooled(self._place(record_id), self._select(layer, head))
+
+    def attribution(self, record_id: str, method: str | None = None) -> xr.DataArray:
+        """Return how much each token contributed to each prediction after it.
+
+        Args:
+            record_id: Which record.
+            method: Which method; the run's only one by default.
+
+        Returns:
+            Scores with dims (step, source), NaN for tokens that do not come before the step's;
+            target, unit and parameters of the method are attributes. Where the method promises
+            what a step's scores sum to, the coordinate `delta` is how far off they are.
+
+        Raises:
+            SelectionError: If there is no such record, or no such method.
+        """
+        method = self._method(method)
+        return views.attribution(self._place(record_id), method, self.attributions[method])
 
     def predictions(self, record_id: str) -> xr.Dataset:
         """Return log-probability (nats), most probable id and target id of each step."""
@@ -243,6 +266,29 @@ class Run:
             for number, receipt in enumerate(self.receipts)
             for position, record_id in enumerate(receipt.ids)
         }
+
+    def _method(self, method: str | None) -> str:
+        """Check the name of an attribution method; the only one need not be named."""
+        there = self.attributions
+        if not there:
+            raise SelectionError(
+                "the run holds no attribution", where=str(self.path), got=method,
+                fix="extract again with --attribute input_x_gradient",
+            )  # fmt: skip
+        if method is None and len(there) == 1:
+            return next(iter(there))
+        if method is None:
+            raise SelectionError(
+                "the run holds several attributions", where=str(self.path),
+                expected=f"one of {', '.join(there)}", fix="name the method",
+            )  # fmt: skip
+        if method not in there:
+            raise SelectionError(
+                f"no attribution by '{method}'", where=str(self.path),
+                fix=f"{nearest(method, there)}; to have it, extract again with "
+                f"--attribute {method}",
+            )  # fmt: skip
+        return method
 
     def _find(self, record_id: str) -> tuple[int, int]:
         if record_id not in self._where:

@@ -1,7 +1,7 @@
 """Reads one shard: light columns whole, heavy ones in stretches."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,15 @@ from attnprobe.store import guard
 from attnprobe.store.codes import CODES, Code, decode
 from attnprobe.store.columns import encoding_from, texts_from
 from attnprobe.store.consistency import check_consistency
-from attnprobe.store.layout import BIG, BY_NAME, COLUMNS, PAIRS_PER_CHUNK, POINTS_INTO, RAGGED
+from attnprobe.store.layout import (
+    BIG,
+    BY_NAME,
+    COLUMNS,
+    PAIRS_PER_CHUNK,
+    POINTS_INTO,
+    RAGGED,
+    Column,
+)
 from attnprobe.store.manifest import RECORD_COLUMNS, Manifest, Receipt
 from attnprobe.store.publish import sha256
 from attnprobe.types import Encoding
@@ -31,8 +39,8 @@ BLOBS = ("/record/json", "/record/generated")
 class Shard:
     """A shard open for reading; its structure was checked."""
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
-        self.path, self.file = path, file
+    def __init__(self, path: Path, file: h5py.File, columns: Mapping[str, Column]) -> None:
+        self.path, self.file, self.columns = path, file, columns
         self._columns: dict[str, np.ndarray] = {}
         self._codes: dict[str, Code] = {}
 
@@ -53,7 +61,9 @@ class Shard:
             guard.check_sealed(path, receipt)
         counts = {axis: receipt.counts.get(axis, 0) for axis in (*RAGGED, "record")}
         n_layers, n_heads = len(manifest.layers), len(manifest.heads)
-        shard = cls(path, guard.open_checked(path, counts, n_layers, n_heads))
+        columns = manifest.columns
+        file = guard.open_checked(path, counts, n_layers, n_heads, columns.values())
+        shard = cls(path, file, columns)
         try:
             shard._check_listed(receipt.ids, manifest)
             check_consistency(shard)
@@ -82,8 +92,12 @@ class Shard:
         return slice(start, start + int(self.column(f"/record/{axis}_count")[record]))
 
     def part(self, name: str, record: int) -> np.ndarray:
-        """Return a record's stretch of a light column; positions count from its own start."""
-        values = self.column(name)[self.extent(BY_NAME[name].axis, record)]
+        """Return a record's stretch of a column with one axis; positions count from its start.
+
+        Light columns are read whole, attributions only where they are wanted.
+        """
+        extent = self.extent(self.columns[name].axis, record)
+        values = self._read(name, (extent,)) if name not in BY_NAME else self.column(name)[extent]
         if name in POINTS_INTO:
             return values - self.extent(POINTS_INTO[name], record).start
         return values
@@ -233,7 +247,7 @@ def _runs(positions: Sequence[int]) -> list[slice]:
 def record_crc(shard: Shard, record: int) -> int:
     """Compute the CRC-32 of a record's stored bytes, as `/record/crc32` has it."""
     crc = 0
-    for column in COLUMNS:
+    for column in shard.columns.values():
         if not column.in_crc:
             continue
         if column.name not in BIG:
@@ -253,7 +267,9 @@ def receipt_from_shard(path: Path, manifest: Manifest, chunk: int) -> Receipt:
         FormatError: If it is not whole, or not the planned one.
     """
     n_layers, n_heads = len(manifest.layers), len(manifest.heads)
-    shard = Shard(path, guard.open_checked(path, {}, n_layers, n_heads))
+    columns = manifest.columns
+    file = guard.open_checked(path, {}, n_layers, n_heads, columns.values())
+    shard = Shard(path, file, columns)
     try:
         planned = manifest.plan[chunk]
         shard._check_listed([record.id for record in planned], manifest)
@@ -264,7 +280,10 @@ def receipt_from_shard(path: Path, manifest: Manifest, chunk: int) -> Receipt:
             if record_crc(shard, record) != shard.number("/record/crc32", record):
                 raise shard.fault(f"record '{planned[record].id}' is damaged")
         listed = {name: _listed(shard, name) for name in RECORD_COLUMNS}
-        counts = {c.axis: shard.dataset(c.name).shape[-1] for c in COLUMNS if c.axis in RAGGED}
+        there = (column for column in columns.values() if column.axis in RAGGED)
+        counts = dict.fromkeys(RAGGED, 0) | {
+            column.axis: shard.dataset(column.name).shape[-1] for column in there
+        }
         counts["record"] = len(planned)
     finally:
         shard.close()

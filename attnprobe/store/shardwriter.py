@@ -15,8 +15,6 @@ from attnprobe.store.admission import admit
 from attnprobe.store.codes import CODES, Code, encode, mass_code
 from attnprobe.store.filters import write_chunk
 from attnprobe.store.layout import (
-    BY_NAME,
-    COLUMNS,
     FORMAT,
     FORMAT_VERSION,
     GZIP_LEVEL,
@@ -104,6 +102,7 @@ class ShardWriter:
         self, path: Path, manifest: Manifest, chunk: int, planned: Sequence[PlannedRecord]
     ) -> None:
         self.path, self.manifest, self.planned = path, manifest, planned
+        self.columns = manifest.columns
         self.weight_code, self.whole = CODES[manifest.encoding], True
         self.counts: Counter[str] = Counter({"record": 0} | dict.fromkeys(RAGGED, 0))
         self.listed: dict[str, list[Any]] = {name: [] for name in RECORD_COLUMNS}
@@ -116,7 +115,7 @@ class ShardWriter:
             self.file.attrs["format"] = np.bytes_(FORMAT)
             self.file.attrs["format_version"] = np.array(FORMAT_VERSION, np.int32)
             self.file.attrs["chunk"] = np.int32(chunk)
-            for column in COLUMNS:
+            for column in self.columns.values():
                 if column.dtype != "text" and column.axis in RAGGED:
                     self.growing[column.name] = Growing(self._create(column), self._code(column))
 
@@ -127,17 +126,18 @@ class ShardWriter:
             StoreError: If it is not the planned one, or not fit to be stored.
         """
         self._check_plan(capture)
-        admit(capture, len(self.manifest.layers), len(self.manifest.heads))
+        methods = tuple(self.manifest.attribute)
+        admit(capture, len(self.manifest.layers), len(self.manifest.heads), methods)
         names = columns_of.names(capture)
-        values = columns_of.values(capture, self.manifest.keep)
+        values = columns_of.values(capture, self.manifest.keep, methods)
         record_id, crc = capture.encoding.record.id, 0
         self.whole = False
-        for column in COLUMNS:
+        for column in self.columns.values():
             if column.name in values:
                 crc = self._append_column(column, values[column.name], crc, record_id)
         for name, entries in names.items():
             self.texts[name] += entries
-        lengths = {BY_NAME[name].axis: part.shape[-1] for name, part in values.items()}
+        lengths = {self.columns[name].axis: part.shape[-1] for name, part in values.items()}
         lengths["span"] = len(names["/span/role"])
         for axis in RAGGED:
             self.numbers[f"/record/{axis}_start"].append(self.counts[axis])
@@ -229,7 +229,7 @@ class ShardWriter:
             list(self.manifest.layers),
             list(self.manifest.heads),
         )
-        for column in COLUMNS:
+        for column in self.columns.values():
             if column.name in self.growing:
                 continue
             if column.dtype == "text":

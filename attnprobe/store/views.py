@@ -1,6 +1,6 @@
 """One record's stored columns as labelled arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int
 
 from attnprobe.errors import MeasureError
 from attnprobe.store.shard import Ahead, Shard
-from attnprobe.types import step_query
+from attnprobe.types import is_source, step_query
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +173,29 @@ def pooled(place: Place, chosen: Selection) -> xr.DataArray:
     return xr.DataArray(
         mass, coords, ("layer", "head", "query", "group"), name="pooled",
         attrs={"units": "probability", "record": place.id},
+    )  # fmt: skip
+
+
+def attribution(place: Place, method: str, params: Mapping[str, Any]) -> xr.DataArray:
+    """Return the credit of every token for every step, NaN where it does not come before it."""
+    predicted, sources = place.predicted, np.arange(place.n_tokens)
+    scores = np.full((len(predicted), len(sources)), np.nan, np.float32)
+    scores[is_source(place.n_prompt, len(predicted))] = place.part(f"/attribution/{method}")
+    texts, roles = place.token_texts(), place.token_roles(sources)
+    coords = {
+        "step": ("step", np.arange(len(predicted))),
+        "source": ("source", sources),
+        "position": ("step", predicted),
+        "step_text": ("step", texts[predicted]),
+        "step_role": ("step", roles[predicted]),
+        "source_text": ("source", texts),
+        "source_role": ("source", roles),
+        "delta": ("step", place.part(f"/attribution_delta/{method}")),
+    }
+    attrs = {"units": str(params.get("unit", "")), "record": place.id, "method": method}
+    return xr.DataArray(
+        scores, coords, ("step", "source"), name="attribution",
+        attrs=attrs | {name: value for name, value in params.items() if name != "unit"},
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from attnprobe.store.manifest import (
     Manifest,
     PlannedRecord,
     Receipt,
+    check_attribute,
     plain,
     read_json,
     read_manifest,
@@ -201,6 +202,7 @@ def _check_settings(manifest: Manifest) -> None:
             "settings 'keep' is not understood", got=keep, expected=f"some of {', '.join(KEEPS)}"
         )
     code_named(manifest.encoding)
+    check_attribute(manifest.settings, "settings")
     if not manifest.layers or not manifest.heads:
         raise StoreError("a run needs at least one layer and one head")
 

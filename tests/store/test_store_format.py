@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from attnprobe import store
-from attnprobe.store.layout import COLUMNS, RAGGED
+from attnprobe.store.layout import COLUMNS, RAGGED, attribution_columns
 from tests.store.builders import make_captures, open_writer, write_missing
 
 FORMAT = Path(store.__file__).with_name("FORMAT.md").read_text(encoding="utf-8")
@@ -20,7 +20,7 @@ def test_the_page_lists_every_dataset_in_order():
     expected = [
         f"| `{c.name}`{' •' if c.in_crc else ''} | {TYPES.get(c.dtype, c.dtype)} "
         f"| {', '.join(c.dims)} | {c.meaning} | {c.unit} |"
-        for c in COLUMNS
+        for c in (*COLUMNS, *attribution_columns({"<method>": ""}))
         if c.name not in extents
     ]
     assert lines == expected
