@@ -6,11 +6,19 @@ from typing import Any
 from attnprobe.store.manifest import Manifest, Plan
 
 
-def differences(run: Manifest, asked: Manifest) -> list[str]:
-    """List what differs between a run and what is asked for, one line each."""
+def differences(
+    run: Manifest, asked: Manifest, sides: tuple[str, str] = ("run has", "asked for")
+) -> list[str]:
+    """List what differs between a run and what is asked for, one line each.
+
+    Args:
+        run: The one.
+        asked: The other.
+        sides: What leads over to the value of each.
+    """
     old, new = _flat(run.to_json()), _flat(asked.to_json())
     lines = [
-        f"{name}: run has {_shown(old, name)}, asked for {_shown(new, name)}"
+        f"{name}: {sides[0]} {_shown(old, name)}, {sides[1]} {_shown(new, name)}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name, ...) != new.get(name, ...)
     ]
