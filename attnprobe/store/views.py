@@ -107,7 +107,10 @@ def _positions(wanted: np.ndarray, stored: np.ndarray) -> np.ndarray | None:
 
 
 def weights(place: Place, chosen: Selection) -> xr.DataArray:
-    """Return stored rows as a square-sided array, 0 where a key was not visible."""
+    """Return stored rows as a square-sided array, 0 where a key was not visible.
+
+    `first_key` and `last_key` bound the keys that each row covers.
+    """
     queries = place.part("/row/query")
     if not place.shard.dataset("/row/query").shape[0]:
         raise lacking(place.id, "attention rows", "rows")
@@ -126,6 +129,8 @@ def weights(place: Place, chosen: Selection) -> xr.DataArray:
         "key_text": ("key", texts),
         "query_role": ("query", key_roles[queries]),
         "key_role": ("key", key_roles),
+        "first_key": ("query", key_starts.astype(np.int64)),
+        "last_key": ("query", (key_starts + lengths - 1).astype(np.int64)),
     }
     return xr.DataArray(
         dense, coords, ("layer", "head", "query", "key"), name="weights",

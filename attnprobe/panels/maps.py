@@ -1,0 +1,331 @@
+"""Token by token: where chosen heads look in one record, ready to draw."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from attnprobe.errors import FigureError, MeasureError, SelectionError, nearest
+from attnprobe.panels.panel import limits_from_zero
+from attnprobe.panels.showing import shown_in_notebook
+from attnprobe.panels.tokens import TokenAxis, token_axis
+from attnprobe.types import Encoding
+
+MAX_CELLS = 400
+"""Cells along one side of a map; more tokens than that share cells."""
+MAX_MAPS = 12
+"""Maps in one figure."""
+LOG_FLOOR = 1e-4
+"""Weights below it have the colour of it on a logarithmic scale."""
+SCALES = {"sqrt": "square-root scale", "log": "logarithmic scale", "linear": "linear scale"}
+"""How weights turn into colours. Attention is heavy-tailed: next to a sink, everything else would
+look like nothing on a linear scale."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MapPanel:
+    """Attention weights of one record: queries (the first on top) by keys."""
+
+    values: Float[np.ndarray, "row column"]
+    """A probability per cell; NaN where no query of the cell sees a key of it."""
+    rows: TokenAxis
+    """The queries, or the tokens predicted there."""
+    columns: TokenAxis
+    """The keys."""
+    title: str
+    """Short heading."""
+    limits: tuple[float, float]
+    """Values at the two ends of the colours."""
+    scale: str = "sqrt"
+    """One of `SCALES`."""
+    block: tuple[int, int] = (1, 1)
+    """Tokens that share a cell, along rows and columns; a cell shows the largest weight."""
+    note: str = ""
+    """Anything else the reader must know."""
+    name: str = "attention"
+    """What the values are, for the colour bar."""
+    unit: str = "probability"
+    """Unit of the values."""
+
+    def __post_init__(self) -> None:
+        sides = len(self.rows), len(self.columns)
+        expected = tuple(-(-n // b) for n, b in zip(sides, self.block, strict=True))
+        if self.values.shape != expected:
+            raise FigureError(
+                "a map needs one value per cell", where=f"map '{self.title}'",
+                got=self.values.shape, expected=expected,
+            )  # fmt: skip
+        find_scale(self.scale)
+        low, high = self.limits
+        if not (np.isfinite(high) and 0 <= low < high) or (self.scale == "log" and low == 0):
+            raise FigureError(
+                "colour limits must be two numbers from 0 on, the lower first",
+                where=f"map '{self.title}'", got=self.limits,
+                expected="above 0 on a logarithmic scale" if self.scale == "log" else None,
+            )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        return shown_in_notebook(self)
+
+
+def find_scale(name: str) -> str:
+    """Return the words for a scale.
+
+    Raises:
+        FigureError: If there is none of that name.
+    """
+    if name not in SCALES:
+        raise FigureError(
+            "no colour scale of that name", got=f"'{name}'", fix=nearest(name, SCALES)
+        )
+    return SCALES[name]
+
+
+def map_panels(
+    run: Any,
+    ids: str | Sequence[str],
+    layer: int | Sequence[int] | None = None,
+    head: int | Sequence[int] | None = None,
+    *,
+    each: bool = False,
+    scale: str = "sqrt",
+    cells: int = MAX_CELLS,
+) -> tuple[MapPanel, ...]:
+    """Arrange the attention of records token by token.
+
+    A run that keeps `full` gives the square of all queries; one that keeps `rows` gives the rows
+    at which the target's tokens are predicted, labelled by those tokens. What a query cannot see
+    has no value. All maps share their limits.
+
+    Args:
+        run: An open run.
+        ids: One record, or several to be set side by side (see `item_records`).
+        layer: Layer, or layers; None for all.
+        head: Query head, or heads; None for all.
+        each: A map for every layer and head, instead of their mean.
+        scale: One of `SCALES`.
+        cells: Most cells along a side; of longer records several tokens share one, which shows
+            the largest of their weights.
+
+    Returns:
+        For each choice of heads the maps of all records, one after another.
+
+    Raises:
+        MeasureError: If the run holds no attention rows.
+        SelectionError: If a record, layer or head is not there, or there would be too many maps.
+    """
+    find_scale(scale)
+    ids = [ids] if isinstance(ids, str) else list(ids)
+    if not {"rows", "full"} & set(run.keep):
+        raise MeasureError(
+            "the run does not hold attention rows", where=str(run.path),
+            got=f"--keep {' '.join(run.keep)}",
+            fix="extract again with --keep rows (where predicted tokens look) or --keep full "
+            "(every token; for a few records)",
+        )  # fmt: skip
+    layers, heads = _listed(layer, run.layers), _listed(head, run.heads)
+    _check_number(len(ids) * (len(layers) * len(heads) if each else 1), len(ids), cells)
+    choices = [([one], [two]) for one in layers for two in heads] if each else [(layers, heads)]
+    grids = [_Grid.of(run, name, *choice) for choice in choices for name in ids]
+    blocks = [tuple(-(-n // cells) for n in grid.weights.shape) for grid in grids]
+    pooled = [largest(grid.weights, block) for grid, block in zip(grids, blocks, strict=True)]  # type: ignore[arg-type]
+    limits = _limits(pooled, scale)
+    return tuple(
+        MapPanel(
+            values=values,
+            rows=grid.rows,
+            columns=grid.columns,
+            title=grid.title,
+            limits=limits,
+            scale=scale,
+            block=block,  # type: ignore[arg-type]
+            note=_note(grid, block, scale),
+        )
+        for grid, values, block in zip(grids, pooled, blocks, strict=True)
+    )
+
+
+def item_records(
+    run: Any,
+    record: str | None = None,
+    item: str | None = None,
+    styles: Sequence[str] | None = None,
+) -> tuple[str, ...]:
+    """Find the records of one problem in all its styles.
+
+    Args:
+        run: An open run.
+        record: One of the records; it comes first. Or:
+        item: The problem.
+        styles: Which styles, in this order; all the item has by default.
+
+    Returns:
+        Record ids, of two styles at least.
+
+    Raises:
+        SelectionError: If the record, the item or a second style is not there.
+    """
+    table = run.records
+    if (record is None) == (item is None):
+        raise SelectionError("name either a record or an item")
+    if record is not None:
+        if record not in table.index:
+            raise SelectionError(
+                f"no record '{record}'", where=str(run.path), fix=nearest(record, table.index)
+            )
+        item = str(table.loc[record, "item"])
+    members = table[table["item"] == item]
+    if not len(members):
+        raise SelectionError(
+            f"no item '{item}'", where=str(run.path), fix=nearest(str(item), table["item"])
+        )
+    if record is not None:
+        members = members.loc[[record, *(name for name in members.index if name != record)]]
+    there = {str(style): str(name) for name, style in members["style"][::-1].items()}
+    if record is not None:
+        there[str(table.loc[record, "style"])] = record
+    for style in styles or ():
+        if style not in there:
+            raise SelectionError(
+                f"item '{item}' has no style '{style}'", where=str(run.path),
+                fix=nearest(style, there),
+            )  # fmt: skip
+    wanted = list(styles or dict.fromkeys(map(str, members["style"])))
+    if len(set(wanted)) < 2:
+        raise SelectionError(
+            f"item '{item}' has no second style", where=str(run.path),
+            got=", ".join(there), fix="leave out --pair, or name an item that has two styles",
+        )  # fmt: skip
+    return tuple(there[style] for style in wanted)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Grid:
+    """Weights of one record before cells are pooled."""
+
+    weights: Float[np.ndarray, "row column"]
+    rows: TokenAxis
+    columns: TokenAxis
+    title: str
+    where: str
+    is_square: bool
+
+    @classmethod
+    def of(cls, run: Any, record_id: str, layers: Sequence[int], heads: Sequence[int]) -> "_Grid":
+        """Average the chosen heads, one layer in memory at a time."""
+        encoding = run.encoding(record_id)
+        total, queries, seen = None, np.empty(0, int), np.empty((0, 0), bool)
+        for layer in layers:
+            weights = run.weights(record_id, layer=layer, head=list(heads))
+            mean = (
+                weights.mean(("layer", "head"), dtype=np.float64).transpose("query", "key").values
+            )
+            total = mean if total is None else total + mean
+            queries, seen = weights["query"].values, seen_keys(weights)
+        values = np.where(seen, total / len(layers), np.nan)
+        steps = np.asarray(encoding.step_queries)
+        is_square = not np.array_equal(queries, steps)
+        if is_square:
+            rows = token_axis(encoding, queries.tolist(), "token that looks (query)")
+        else:
+            rows = token_axis(encoding, (queries + 1).tolist(), "predicted token")
+        columns = token_axis(encoding, range(encoding.n_tokens), "token looked at (key)")
+        where = _where(layers, heads, run)
+        title = f"{_heading(encoding, run)}: {where}"
+        return cls(values, rows, columns, title, where, is_square)
+
+
+def seen_keys(weights: xr.DataArray) -> np.ndarray:
+    """Tell which keys each stored row covers, over (query, key)."""
+    keys = weights["key"].values
+    start, stop = weights["first_key"].values, weights["last_key"].values
+    return (keys >= start[:, None]) & (keys <= stop[:, None])
+
+
+def largest(
+    values: Float[np.ndarray, "row column"], block: tuple[int, ...]
+) -> Float[np.ndarray, "cell_row cell_column"]:
+    """Reduce blocks of values to the largest of each; NaN where a block has no value.
+
+    The last block of a side may be smaller.
+    """
+    if tuple(block) == (1, 1):
+        return values
+    filled = np.where(np.isnan(values), -np.inf, values)
+    for axis, size in enumerate(block):
+        filled = np.maximum.reduceat(filled, range(0, filled.shape[axis], size), axis=axis)
+    return np.where(np.isneginf(filled), np.nan, filled)
+
+
+def _listed(asked: int | Sequence[int] | None, there: Sequence[int]) -> list[int]:
+    if asked is None:
+        return list(there)
+    return [asked] if isinstance(asked, int) else list(asked)
+
+
+def _check_number(n_maps: int, n_records: int, cells: int) -> None:
+    if n_maps > MAX_MAPS:
+        raise SelectionError(
+            "too many maps for one figure", got=f"{n_maps} maps of {n_records} records",
+            expected=f"at most {MAX_MAPS}",
+            fix="choose fewer by --layers and --heads, or draw their mean (without --each)",
+        )  # fmt: skip
+    if cells < 1:
+        raise SelectionError("too few cells", where="cells", got=cells, expected="≥ 1")
+
+
+def _limits(grids: Sequence[np.ndarray], scale: str) -> tuple[float, float]:
+    low, high = limits_from_zero(*grids)
+    if scale == "log":
+        return min(LOG_FLOOR, high / 10), high
+    return low, high
+
+
+def _heading(encoding: Encoding, run: Any) -> str:
+    """Name a record by its style, where that says which record it is."""
+    record = encoding.record
+    return f"{record.style} ({record.item})" if record.style else record.id
+
+
+def _where(layers: Sequence[int], heads: Sequence[int], run: Any) -> str:
+    if len(layers) == len(heads) == 1:
+        return f"layer {layers[0]} head {heads[0]}"
+    return f"mean of {_words('layer', layers, run.layers)} and {_words('head', heads, run.heads)}"
+
+
+def _words(what: str, chosen: Sequence[int], there: Sequence[int]) -> str:
+    if len(chosen) == len(there) > 1:
+        return f"all {len(there)} {what}s"
+    return f"{what}{'s' * (len(chosen) > 1)} {', '.join(_ranges(chosen))}"
+
+
+def _ranges(numbers: Sequence[int]) -> Iterator[str]:
+    """Word ascending numbers shortly: `0`, `5-7`."""
+    first = 0
+    for i in range(1, len(numbers) + 1):
+        if i == len(numbers) or numbers[i] != numbers[i - 1] + 1:
+            run = numbers[first:i]
+            yield str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}"
+            first = i
+
+
+def _note(grid: _Grid, block: Sequence[int], scale: str) -> str:
+    lines = []
+    if grid.is_square:
+        lines.append("Blank: keys that the query cannot see.")
+    else:
+        lines.append(
+            "Each row shows where the model looks while it predicts the token that names the row "
+            "(it is read one position before that token). Blank: keys it cannot see."
+        )
+    if max(block) > 1:
+        lines.append(
+            f"A cell holds {block[0]} × {block[1]} tokens (rows × columns) and shows the largest "
+            "of their weights."
+        )
+    if scale == "log":
+        lines.append(f"Weights below {LOG_FLOOR:g} have the darkest colour.")
+    return " ".join(lines)
