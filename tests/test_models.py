@@ -61,8 +61,8 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 
 def test_a_missing_folder_and_a_wrong_name_are_told_apart(tmp_path):
     assert fault(str(tmp_path / "none")) == (
-        f"{tmp_path}/none: no model folder there; expected a known name, a model folder, or a hub "
-        "id such as org/name; there is: smollm2-135m-instruct."
+        f"{tmp_path}/none: no model there; expected a known name, a model folder, a .gguf file, "
+        "or a hub id such as org/name; there is: smollm2-135m-instruct."
     )
     message = fault("smollm2-135m-instrct")
     assert message.startswith("smollm2-135m-instrct: cannot load this model; got ")

@@ -124,10 +124,9 @@ def _write(
     inputs = padded(loaded, prompts)
     width = inputs["input_ids"].shape[1]
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
-    pad = loaded.tokenizer.pad_token_id
     config = GenerationConfig(
         do_sample=False, num_beams=1, use_cache=True, max_new_tokens=limit,
-        eos_token_id=list(stops) or None, pad_token_id=pad if pad is not None else (*stops, 0)[0],
+        eos_token_id=list(stops) or None, pad_token_id=loaded.pad_id,
     )  # fmt: skip
     processors = LogitsProcessorList()
     if decoding.how == "sample":

@@ -34,8 +34,7 @@ def padded(loaded: LoadedModel, encodings: Sequence[Encoding]) -> dict[str, torc
         Inputs of the model, on its device.
     """
     width = max(encoding.n_tokens for encoding in encodings)
-    pad = loaded.tokenizer.pad_token_id or 0
-    ids = np.full((len(encodings), width), pad, np.int64)
+    ids = np.full((len(encodings), width), loaded.pad_id, np.int64)
     mask = np.zeros_like(ids)
     for row, encoding in enumerate(encodings):
         ids[row, width - encoding.n_tokens :] = encoding.ids

