@@ -47,15 +47,7 @@ RAGGED = (
     "pair", "step_mass_query", "step_mass_cell", "pooled_query", "pooled_cell",
     "visible_query", "visible_cell", "attribution_cell",
 )  # fmt: skip
-"""Axes of which each record owns a stretch, given by `/record/<axis>_start` and `_count`."""
-
-
-def _extents() -> tuple[Column, ...]:
-    return tuple(
-        Column(f"/record/{axis}_{what}", "<i8", ("record",), f"{words} its `{axis}` stretch")
-        for axis in RAGGED
-        for what, words in (("start", "where the record finds"), ("count", "how long is"))
-    )
+"""Axes of which each record owns a stretch, in the order of the columns of `/record/counts`."""
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -73,7 +65,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("/record/crc32", "<u4", ("record",), "CRC-32 of the record's stored bytes"),
     Column("/record/batch_size", "<i4", ("record",), "records that shared the forward pass"),
     Column("/record/is_generated", "|u1", ("record",), "1 where the model wrote the target"),
-    *_extents(),
+    Column("/record/counts", "<i8", ("record", "axis"), "entries of the record on each ragged axis"),
     Column("/record/json", "|u1", ("json_byte",), "the whole record, UTF-8 JSON", in_crc=True),
     Column(
         "/record/generated", "|u1", ("generated_byte",), "what the model wrote, UTF-8", in_crc=True
@@ -151,7 +143,8 @@ def chunk_shape(column: Column, itemsize: int, n_layers: int) -> tuple[int, ...]
     if len(column.dims) > 1 and column.axis != "record":
         return (1,) * (len(column.dims) - 1) + (PAIRS_PER_CHUNK,)
     if column.axis == "record":
-        return (64, max(n_layers, 1)) if len(column.dims) > 1 else (64,)
+        widths = {"layer": max(n_layers, 1), "axis": len(RAGGED)}
+        return (64, *(widths[dim] for dim in column.dims[1:]))
     return (PAIRS_PER_CHUNK,) if itemsize == 1 else (4096,) if itemsize <= 8 else (256,)
 
 

@@ -3,13 +3,14 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import h5py
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from attnprobe.errors import FormatError
 from attnprobe.store import guard
@@ -88,8 +89,14 @@ class Shard:
 
     def extent(self, axis: str, record: int) -> slice:
         """Return the stretch of a ragged axis that belongs to a record."""
-        start = int(self.column(f"/record/{axis}_start")[record])
-        return slice(start, start + int(self.column(f"/record/{axis}_count")[record]))
+        edges = self.edges[:, RAGGED.index(axis)]
+        return slice(int(edges[record]), int(edges[record + 1]))
+
+    @cached_property
+    def edges(self) -> Int64[np.ndarray, "edge axis"]:
+        """Where the stretches of the records begin and end on each ragged axis."""
+        counts = self.column("/record/counts")
+        return np.concatenate([np.zeros_like(counts[:1]), np.cumsum(counts, axis=0)])
 
     def part(self, name: str, record: int) -> np.ndarray:
         """Return a record's stretch of a column with one axis; positions count from its start.

@@ -139,10 +139,8 @@ class ShardWriter:
             self.texts[name] += entries
         lengths = {self.columns[name].axis: part.shape[-1] for name, part in values.items()}
         lengths["span"] = len(names["/span/role"])
-        for axis in RAGGED:
-            self.numbers[f"/record/{axis}_start"].append(self.counts[axis])
-            self.numbers[f"/record/{axis}_count"].append(lengths.get(axis, 0))
-            self.counts[axis] += lengths.get(axis, 0)
+        self.numbers["/record/counts"].append([lengths.get(axis, 0) for axis in RAGGED])
+        self.counts.update(lengths)
         self._list(capture, crc)
         self.whole = True
 
@@ -243,7 +241,10 @@ class ShardWriter:
                 dataset[...] = data
 
     def _create(self, column: Column, dtype: str = "", length: int = 0) -> h5py.Dataset:
-        fixed = {"layer": len(self.manifest.layers), "head": len(self.manifest.heads)}
+        fixed = {
+            "layer": len(self.manifest.layers), "head": len(self.manifest.heads),
+            "axis": len(RAGGED),
+        }  # fmt: skip
         code = self._code(column)
         dtype = dtype or (code.dtype if code else column.dtype)
         shape = tuple(length if dim == column.axis else fixed[dim] for dim in column.dims)

@@ -10,6 +10,7 @@ import pytest
 
 from attnprobe import store
 from attnprobe.errors import FormatError, SelectionError, StoreError
+from attnprobe.store.layout import RAGGED
 from attnprobe.store.manifest import Manifest
 from attnprobe.types import Attribution, is_source
 from tests.store.builders import chunked, make_captures, open_writer, write_missing
@@ -86,8 +87,8 @@ def test_scores_come_back_exactly_with_labels(captures, path):
 
 def test_stock_h5py_reads_the_cells_as_the_page_says(captures, path):
     with h5py.File(path / "shards/chunk-00001.h5") as file:
-        starts = file["record/attribution_cell_start"][...]
-        counts = file["record/attribution_cell_count"][...]
+        counts = file["record/counts"][:, RAGGED.index("attribution_cell")]
+        starts = np.cumsum(counts) - counts
         for at, capture in enumerate(captures[3:6]):
             encoding = capture.encoding
             n, p = encoding.n_steps, encoding.n_prompt

@@ -10,6 +10,7 @@ import pytest
 
 from attnprobe import store
 from attnprobe.errors import FormatError
+from attnprobe.store.layout import RAGGED
 from attnprobe.store.publish import sha256
 from tests.store.builders import make_run
 
@@ -227,11 +228,13 @@ def rows_elsewhere(file, folder):
 
 
 def stretches_elsewhere(file, folder):
-    file["record/pair_start"][1] += 5
+    counts = file["record/counts"][...]
+    counts[:2, RAGGED.index("pair")] += [5, 0]
+    file["record/counts"][...] = counts
 
 
 def stretches_negative(file, folder):
-    file["record/pair_count"][0] = -5
+    file["record/counts"][0, RAGGED.index("pair")] = -5
 
 
 def group_of_no_span(file, folder):
@@ -278,8 +281,8 @@ def huge_query(file, folder):
         (another_record, "the records are not those of the receipt"),
         (rows_beyond_the_record, "/row/length does not fit the record"),
         (rows_elsewhere, "/row/start does not run on from entry to entry"),
-        (stretches_elsewhere, "stretches of `pair` do not fit together"),
-        (stretches_negative, "stretches of `pair` do not fit together"),
+        (stretches_elsewhere, "stretches of `pair` do not fill it"),
+        (stretches_negative, "stretches of `pair` do not fill it"),
         (group_of_no_span, "/group/span does not fit the record"),
         (spans_with_a_gap, "/span/start does not fit the record"),
         (generated_by_nobody, "/record/is_generated does not fit the record"),
