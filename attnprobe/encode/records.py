@@ -15,11 +15,19 @@ from attnprobe.encode.tokens import (
     spans_of,
     special_ids,
 )
+from attnprobe.encode.wording import Wording, chat_wording, plain_wording
 from attnprobe.errors import EncodeError
 from attnprobe.types import Encoding, Record, Segment
 
 
-def encode(record: Record, tokenizer: Any, *, max_tokens: int | None = None) -> Encoding:
+def encode(
+    record: Record,
+    tokenizer: Any,
+    *,
+    max_tokens: int | None = None,
+    n_ids: int | None = None,
+    chat: bool = False,
+) -> Encoding:
     """Tokenize a record and say which tokens belong to which segment.
 
     The prompt is tokenized as generation would see it, special tokens included; the target goes
@@ -31,13 +39,17 @@ def encode(record: Record, tokenizer: Any, *, max_tokens: int | None = None) -> 
         record: What to encode.
         tokenizer: A transformers tokenizer that can return character offsets ("fast").
         max_tokens: The model's context length; None for no limit.
+        n_ids: How many token ids the model knows; None for no limit.
+        chat: Whether the prompt is said by a user and the target answered, in the tokenizer's chat
+            template. What the template adds is `template`, its marks are `special`.
 
     Returns:
         The encoding.
 
     Raises:
-        EncodeError: If the tokenizer has no offsets, the record is longer than the context, or a
-            segment is left without a token of its own.
+        EncodeError: If the tokenizer has no offsets, the record is longer than the context, a
+            token is unknown to the model, a segment is left without a token of its own, or there
+            is no chat template that leaves the prompt as it is.
     """
     where = _where(record)
     if not getattr(tokenizer, "is_fast", False):
@@ -45,7 +57,8 @@ def encode(record: Record, tokenizer: Any, *, max_tokens: int | None = None) -> 
             "this tokenizer gives no character offsets", where=where,
             got=type(tokenizer).__name__, expected="a fast tokenizer (tokenizer.json)",
         )  # fmt: skip
-    tokens, n_prompt = _tokenize(record, tokenizer)
+    wording = chat_wording(record, tokenizer) if chat else plain_wording(record)
+    tokens, n_prompt = _tokenize(wording, tokenizer)
     n_tokens = len(tokens.ids)
     if max_tokens is not None and n_tokens > max_tokens:
         raise EncodeError(
@@ -55,7 +68,14 @@ def encode(record: Record, tokenizer: Any, *, max_tokens: int | None = None) -> 
         )  # fmt: skip
     if record.target and n_tokens == n_prompt:
         raise EncodeError("the target has no tokens", where=where, fix="give it text")
-    labels = _labels(record, tokens, special_ids(tokenizer))
+    if n_ids is not None and max(tokens.ids, default=0) >= n_ids:
+        token = max(tokens.ids)
+        raise EncodeError(
+            "the tokenizer makes a token that the model does not know", where=where,
+            got=f"{tokenizer.decode([token])!r} ({token})", expected=f"ids below {n_ids}",
+            fix="use the tokenizer files of the model's own checkpoint",
+        )  # fmt: skip
+    labels = _labels(record, wording, tokens, special_ids(tokenizer))
     _check_all_present(record, labels, where)
     return Encoding(
         record=record,
@@ -67,13 +87,22 @@ def encode(record: Record, tokenizer: Any, *, max_tokens: int | None = None) -> 
     )
 
 
-def encode_prompt(record: Record, tokenizer: Any, *, max_tokens: int | None = None) -> Encoding:
+def encode_prompt(
+    record: Record,
+    tokenizer: Any,
+    *,
+    max_tokens: int | None = None,
+    n_ids: int | None = None,
+    chat: bool = False,
+) -> Encoding:
     """Tokenize the prompt of a record alone, for a model to go on from.
 
     Args:
         record: What to encode; its target stays with it but has no tokens.
         tokenizer: As for `encode`.
         max_tokens: The model's context length; None for no limit.
+        n_ids: As for `encode`.
+        chat: As for `encode`.
 
     Returns:
         The encoding, without steps.
@@ -81,7 +110,8 @@ def encode_prompt(record: Record, tokenizer: Any, *, max_tokens: int | None = No
     Raises:
         EncodeError: As of `encode`, or if the prompt leaves no room to go on.
     """
-    encoding = replace(encode(replace(record, target=()), tokenizer), record=record)
+    alone = encode(replace(record, target=()), tokenizer, n_ids=n_ids, chat=chat)
+    encoding = replace(alone, record=record)
     if max_tokens is not None and encoding.n_tokens >= max_tokens:
         raise EncodeError(
             "the prompt fills the model's context, so that nothing can be generated",
@@ -102,21 +132,21 @@ class _Tokens:
     text: str
 
 
-def _tokenize(record: Record, tokenizer: Any) -> tuple[_Tokens, int]:
+def _tokenize(wording: Wording, tokenizer: Any) -> tuple[_Tokens, int]:
     """Tokenize prompt + target in one go if the prompt's tokens stay what they are alone.
 
     Where a tokenizer would merge across the border, the target is tokenized by itself, because
     the model never sees such a merged token when it generates.
     """
-    prompt = _call(tokenizer, record.prompt_text, special=True)
+    prompt = _call(tokenizer, wording.prompt, wording.special)
     n_prompt = len(prompt.ids)
-    if not record.target:
+    if not wording.target:
         return prompt, n_prompt
-    whole = _call(tokenizer, record.prompt_text + record.target_text, special=True)
+    whole = _call(tokenizer, wording.prompt + wording.target, wording.special)
     if whole.ids[:n_prompt] == prompt.ids and not _ends_in_special(whole, tokenizer):
         return whole, n_prompt
-    target = _call(tokenizer, record.target_text, special=False)
-    shift = len(record.prompt_text)
+    target = _call(tokenizer, wording.target, special=False)
+    shift = len(wording.prompt)
     offsets = prompt.offsets + [(start + shift, stop + shift) for start, stop in target.offsets]
     return _Tokens(prompt.ids + target.ids, offsets, whole.text), n_prompt
 
@@ -133,21 +163,18 @@ def _call(tokenizer: Any, text: str, special: bool) -> _Tokens:
     return _Tokens(list(out["input_ids"]), offsets, text)
 
 
-def _labels(record: Record, tokens: _Tokens, special_ids: set[int]) -> list[Label]:
+def _labels(
+    record: Record, wording: Wording, tokens: _Tokens, special_ids: set[int]
+) -> list[Label]:
     """Give each token its segment's index and role; None where it belongs to no segment."""
-    segment_at: list[int | None] = []
     segments = record.prompt + record.target
-    for index, segment in enumerate(segments):
-        segment_at += [index] * len(segment.text)
-        if segment is not segments[-1] or not record.target:
-            segment_at += [None] * len(record.joiner)
     labels: list[Label] = []
     for token, (start, stop) in zip(tokens.ids, tokens.offsets, strict=True):
         if token in special_ids:
             labels.append((None, SPECIAL))
             continue
         start = _first_own_character(start, stop, tokens)
-        index = segment_at[start] if start < len(segment_at) else None
+        index = wording.segment_at[start] if start < len(wording.segment_at) else None
         labels.append((index, TEMPLATE if index is None else segments[index].role))
     return labels
 
