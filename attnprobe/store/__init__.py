@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from attnprobe.store.codes import CODES, Code, decode, encode
 from attnprobe.store.layout import FORMAT_VERSION, KEEPS, MANIFEST
-from attnprobe.store.manifest import PlannedRecord, read_manifest
+from attnprobe.store.manifest import read_manifest
+from attnprobe.store.plan import PlannedRecord
 from attnprobe.store.writer import RunWriter
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from attnprobe.store.manifest import Manifest, Plan
+from attnprobe.store.manifest import Manifest
+from attnprobe.store.plan import Plan
 
 
 def differences(

@@ -10,8 +10,8 @@ from h5py import h5a, h5d, h5l, h5o, h5t  # pyright: ignore[reportAttributeAcces
 
 from attnprobe.errors import FormatError
 from attnprobe.store.layout import COLUMNS, FILTERS, GZIP_LEVEL, MAX_CHUNK_BYTES, Column
-from attnprobe.store.manifest import Receipt
 from attnprobe.store.publish import sha256
+from attnprobe.store.receipts import Receipt
 
 MAX_ATTRIBUTE_BYTES = 65536
 MAX_OBJECTS = 1000

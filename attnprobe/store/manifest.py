@@ -1,14 +1,21 @@
-"""The two kinds of JSON file in a run: the manifest, and the receipt of each sealed shard."""
+"""The manifest of a run: settings, model, plan, and how far it is."""
 
 import hashlib
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attnprobe.errors import FormatError, StoreError
+from attnprobe.errors import FormatError
+from attnprobe.store.jsoncheck import (
+    take,
+    take_hashes,
+    take_numbers,
+    take_shallow,
+)
+from attnprobe.store.jsonfile import canonical_json, read_json, read_start, write_json
 from attnprobe.store.layout import (
     BY_NAME,
     FORMAT,
@@ -16,71 +23,28 @@ from attnprobe.store.layout import (
     MANIFEST,
     MAX_METHODS,
     METHOD_NAME,
-    SHARDS,
+    RAGGED,
     Column,
     attribution_columns,
-    receipt_name,
 )
-from attnprobe.store.publish import canonical_json, write_json
+from attnprobe.store.plan import Plan
+from attnprobe.store.receipts import (
+    MAX_RECEIPT_ENTRIES,
+    MAX_RECORD_BYTES,
+    MAX_RECORD_ENTRIES,
+    Receipt,
+    records_from_json,
+    records_to_json,
+)
 
-RECORD_COLUMNS: dict[str, type] = {
-    "id": str, "digest": str, "item": str, "style": str, "task": str, "split": str,
-    "n_prompt": int, "n_tokens": int, "batch_size": int, "worst_error": float,
-}  # fmt: skip
-"""What a receipt lists of each record, so that a run is listed without opening a shard."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedRecord:
-    """A record that the plan gives to a chunk."""
-
-    id: str
-    digest: str
-    """`Encoding.digest`: SHA-256 of everything that shapes the capture."""
-
-
-Plan = tuple[tuple[PlannedRecord, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a sealed shard holds, written after it."""
-
-    chunk: int
-    bytes: int
-    sha256: str
-    counts: Mapping[str, int]
-    """Length of each ragged axis, and of `record`."""
-    records: Mapping[str, list[Any]]
-    """The columns `RECORD_COLUMNS`, in the order of the shard."""
-
-    @property
-    def ids(self) -> list[str]:
-        """Record ids, in the order of the shard."""
-        return self.records["id"]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the receipt as it stands in its file."""
-        return {
-            "chunk": self.chunk, "bytes": self.bytes, "sha256": self.sha256,
-            "counts": dict(self.counts), "records": dict(self.records),
-            "worst_error": max(self.records["worst_error"], default=0.0),
-        }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, value: Any, where: str) -> "Receipt":
-        """Check and take what a receipt file says.
-
-        Raises:
-            FormatError: If something is missing or of the wrong kind.
-        """
-        chunk, size = _whole(value, "chunk", where), _whole(value, "bytes", where)
-        digest = _take(value, "sha256", str, where)
-        counts, records = _take(value, "counts", dict, where), _take(value, "records", dict, where)
-        kept = {name: _whole(counts, name, where) for name in counts}
-        n_records = _whole(counts, "record", where)
-        columns = {name: _column(records, name, n_records, where) for name in RECORD_COLUMNS}
-        return cls(chunk, size, digest, kept, columns)
+MAX_RECORDS = 10**6
+MAX_SETTINGS_BYTES = 2**20
+"""Most bytes of what a manifest holds beside its records."""
+_START = re.compile(
+    rb'\{"format":"(?P<format>[^"]{0,64})",\s*"format_version":"(?P<version>[^"]{0,32})"'
+    rb'(?:,\s*"n_records":(?P<n_records>\d{1,18})\b)?'
+)
+"""How a manifest begins: enough to refuse it before the rest is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +104,13 @@ class Manifest:
         return {
             "format": FORMAT,
             "format_version": ".".join(map(str, self.version)),
-            **self._identity(),
-            "keep": list(self.keep),
-            "encoding": self.encoding,
-            "settings_hash": self.settings_hash,
-            "plan": [[{"id": r.id, "digest": r.digest} for r in chunk] for chunk in self.plan],
-            "created": self.created,
+            "n_records": len(self.plan.ids),
             "complete": self.complete,
-            "receipts": [receipt.to_json() for receipt in self.receipts],
+            "created": self.created,
+            **self._identity(),
+            "settings_hash": self.settings_hash,
+            "plan": self.plan.to_json(),
+            **_receipts_to_json(self.receipts),
         }
 
     @classmethod
@@ -155,38 +118,61 @@ class Manifest:
         """Check and take what a manifest file says.
 
         Raises:
-            FormatError: If it is no manifest, of a newer major version, or incomplete.
+            FormatError: If something is missing, of the wrong kind, or does not fit together.
         """
-        if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise FormatError(
-                "this is no manifest of a run", where=where, expected=f"format '{FORMAT}'"
-            )
-        version = _version(value, where)
-        settings = _take(value, "settings", dict, where)
+        settings = take_shallow(value, "settings", where)
         for name, kind in (("keep", list), ("encoding", str)):
-            _take(settings, name, kind, where)
+            take(settings, name, kind, where)
         check_attribute(settings, where)
-        plan = tuple(
-            tuple(
-                PlannedRecord(_take(r, "id", str, where), _take(r, "digest", str, where))
-                for r in _listed(chunk, "plan", where)
-            )
-            for chunk in _take(value, "plan", list, where)
-        )
-        return cls(
+        n_records = take(value, "n_records", int, where)
+        plan = Plan.from_json(take(value, "plan", dict, where), n_records, f"{where}, 'plan'")
+        begun = cls(
             settings=settings,
-            model=_take(value, "model", dict, where),
-            layers=_numbers(value, "layers", where),
-            heads=_numbers(value, "heads", where),
+            model=take_shallow(value, "model", where),
+            layers=tuple(take_numbers(value, "layers", where)),
+            heads=tuple(take_numbers(value, "heads", where)),
             plan=plan,
-            created=_take(value, "created", str, where),
-            complete=_take(value, "complete", bool, where),
-            receipts=tuple(
-                Receipt.from_json(receipt, where)
-                for receipt in _take(value, "receipts", list, where)
-            ),
-            version=version,
+            created=take(value, "created", str, where),
+            version=_version(take(value, "format_version", str, where), where),
         )
+        if not take(value, "complete", bool, where):
+            return begun
+        return begun.completed(_receipts_from_json(value, plan, begun.settings_hash, where))
+
+
+def _receipts_to_json(receipts: tuple[Receipt, ...]) -> dict[str, Any]:
+    """Write receipts in columns; chunk and ids follow from the plan."""
+    if not receipts:
+        return {"shards": {}, "records": {}}
+    counts = {axis: [r.counts[axis] for r in receipts] for axis in receipts[0].counts}
+    records = {
+        name: [entry for receipt in receipts for entry in receipt.records[name]]
+        for name in receipts[0].records
+    }
+    shards = {"bytes": [r.bytes for r in receipts], "sha256": [r.sha256 for r in receipts]}
+    return {"shards": shards | {"counts": counts}, "records": records_to_json(records)}
+
+
+def _receipts_from_json(
+    value: Any, plan: Plan, settings_hash: str, where: str
+) -> tuple[Receipt, ...]:
+    shards, n_chunks = take(value, "shards", dict, where), len(plan)
+    sizes = take_numbers(shards, "bytes", where, n_chunks)
+    hashes = take_hashes(shards, "sha256", where, n_chunks)
+    counts = take(shards, "counts", dict, where)
+    columns = {axis: take_numbers(counts, axis, where, n_chunks) for axis in ("record", *RAGGED)}
+    if columns["record"] != list(plan.sizes):
+        raise FormatError("the shards do not hold the records of the plan", where=where)
+    records = take(value, "records", dict, where)
+    listed = records_from_json(records, len(plan.ids), where) | {"id": list(plan.ids)}
+    return tuple(
+        Receipt(
+            chunk, sizes[chunk], hashes[chunk], settings_hash,
+            {axis: column[chunk] for axis, column in columns.items()},
+            {name: column[plan.extent(chunk)] for name, column in listed.items()},
+        )
+        for chunk in range(n_chunks)
+    )  # fmt: skip
 
 
 def check_attribute(settings: Mapping[str, Any], where: str) -> None:
@@ -204,7 +190,8 @@ def check_attribute(settings: Mapping[str, Any], where: str) -> None:
     )
     if not good:
         raise FormatError(
-            "'settings.attribute' is no list of attribution methods", where=where, got=repr(methods)[:200],
+            "'settings.attribute' is no list of attribution methods", where=where,
+            got=repr(methods)[:200],
             expected=f"at most {MAX_METHODS} different names of a-z, 0-9 and _",
         )  # fmt: skip
     known = isinstance(params, dict) and params.keys() <= set(methods)
@@ -215,8 +202,7 @@ def check_attribute(settings: Mapping[str, Any], where: str) -> None:
         )  # fmt: skip
 
 
-def _version(value: dict[str, Any], where: str) -> tuple[int, int]:
-    text = _take(value, "format_version", str, where)
+def _version(text: str, where: str) -> tuple[int, int]:
     major, _, minor = text.partition(".")
     if not (major.isdecimal() and minor.isdecimal()):
         raise FormatError("the format version cannot be read", where=where, got=repr(text))
@@ -231,94 +217,48 @@ def _version(value: dict[str, Any], where: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _take(value: Any, name: str, kind: type, where: str) -> Any:
-    found = value.get(name) if isinstance(value, dict) else None
-    good = isinstance(found, (int, float) if kind is float else kind)
-    if not good or (isinstance(found, bool) and kind is not bool):
-        raise FormatError(
-            f"'{name}' is missing or of the wrong kind", where=where, expected=kind.__name__
-        )
-    return found
-
-
-def _whole(value: Any, name: str, where: str) -> int:
-    number = _take(value, name, int, where)
-    if not 0 <= number < 2**62:
-        raise FormatError(f"'{name}' is out of range", where=where, got=number)
-    return number
-
-
-def _listed(value: Any, name: str, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise FormatError(f"'{name}' is of the wrong kind", where=where, expected="lists")
-    return value
-
-
-def _numbers(value: Any, name: str, where: str) -> tuple[int, ...]:
-    numbers = _take(value, name, list, where)
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise FormatError(f"'{name}' is no list of whole numbers", where=where)
-    return tuple(numbers)
-
-
-def _column(records: Any, name: str, n_records: int, where: str) -> list[Any]:
-    column, kind = _take(records, name, list, where), RECORD_COLUMNS[name]
-    kinds = (int, float) if kind is float else (kind,)
-    if len(column) != n_records or not all(type(entry) in kinds for entry in column):
-        raise FormatError(
-            f"'records.{name}' is damaged", where=where, expected=f"{n_records} of {kind.__name__}"
-        )
-    return column
-
-
-def plain(value: Any, where: str) -> Any:
-    """Return a value as JSON gives it back (tuples as lists), so that two can be compared.
-
-    Raises:
-        StoreError: If JSON cannot hold it.
-    """
-    try:
-        return json.loads(canonical_json(value))
-    except (TypeError, ValueError) as error:
-        raise StoreError(
-            "a value cannot be written as JSON", where=where, got=str(error),
-            expected="text, finite numbers, booleans, lists and dicts",
-        ) from error  # fmt: skip
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a run.
-
-    Raises:
-        FormatError: If it is missing or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FormatError(
-            "a file of the run is missing", where=str(path), fix="is this the folder of a run?"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError("a file of the run cannot be read", where=str(path), got=error) from error
-
-
 def read_manifest(run: Path) -> Manifest:
-    """Read the manifest of a run."""
+    """Read the manifest of a run.
+
+    Raises:
+        FormatError: If it is missing, damaged, of a newer major version, or no manifest.
+    """
     path = run / MANIFEST
-    return Manifest.from_json(read_json(path), str(path))
+    n_records = _announced(path)
+    value = read_json(
+        path,
+        MAX_SETTINGS_BYTES + n_records * MAX_RECORD_BYTES,
+        16 * MAX_RECEIPT_ENTRIES + n_records * MAX_RECORD_ENTRIES,
+    )
+    return Manifest.from_json(value, str(path))
 
 
-def read_receipt(run: Path, chunk: int) -> Receipt | None:
-    """Read the receipt of a chunk, if it has one."""
-    path = run / SHARDS / receipt_name(chunk)
-    if not path.exists():
-        return None
-    receipt = Receipt.from_json(read_json(path), str(path))
-    if receipt.chunk != chunk:
-        raise FormatError("the receipt is of another chunk", where=str(path), got=receipt.chunk)
-    return receipt
+def is_run(path: Path) -> bool:
+    """Whether a folder has the manifest of a run, of any version, be it damaged."""
+    try:
+        start = _START.match(read_start(path / MANIFEST, 256))
+    except FormatError:
+        return False
+    return start is not None and start["format"] == FORMAT.encode()
 
 
-def write_receipt(run: Path, receipt: Receipt) -> None:
-    """Write the receipt of a sealed shard."""
-    write_json(run / SHARDS / receipt_name(receipt.chunk), receipt.to_json())
+def write_manifest(run: Path, manifest: Manifest, *, exclusive: bool = False) -> None:
+    """Write the manifest of a run; an exclusive one leaves an existing file alone."""
+    write_json(run / MANIFEST, manifest.to_json(), exclusive=exclusive)
+
+
+def _announced(path: Path) -> int:
+    """Return how many records a manifest says it has, from its first bytes."""
+    start = _START.match(read_start(path, 256))
+    if start is None or start["format"] != FORMAT.encode():
+        raise FormatError(
+            "this is no manifest of a run", where=str(path), expected=f"format '{FORMAT}'"
+        )
+    _version(start["version"].decode("utf-8", "replace"), str(path))
+    n_records = int(start["n_records"] or 0)
+    if not 1 <= n_records <= MAX_RECORDS:
+        raise FormatError(
+            "'n_records' is missing or out of range", where=str(path), got=n_records,
+            expected=f"1 to {MAX_RECORDS}",
+        )  # fmt: skip
+    return n_records

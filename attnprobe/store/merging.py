@@ -9,8 +9,9 @@ from pathlib import Path
 from attnprobe.errors import FormatError, StoreError
 from attnprobe.store.compare import differences
 from attnprobe.store.layout import FORMAT_VERSION, SHARDS, shard_name
-from attnprobe.store.manifest import Manifest, Receipt, read_manifest, write_receipt
+from attnprobe.store.manifest import Manifest, read_manifest
 from attnprobe.store.publish import publish, temporary_beside, told_plainly
+from attnprobe.store.receipts import Receipt, write_receipt
 from attnprobe.store.writer import RunWriter
 
 COPIED_AT_ONCE = 2**20

@@ -3,14 +3,12 @@
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 import secrets
 import socket
 import sys
 from pathlib import Path
-from typing import Any
 
 from attnprobe.errors import StoreError
 
@@ -109,36 +107,6 @@ def _claim(temporary: Path, final: Path) -> bool:
     except FileExistsError:
         return False
     temporary.replace(final)
-    return True
-
-
-def canonical_json(value: Any) -> str:
-    """Write JSON such that equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def write_json(path: Path, value: Any, *, exclusive: bool = False) -> bool:
-    """Write a JSON file atomically.
-
-    Args:
-        path: Its name.
-        value: What it holds.
-        exclusive: Leave an existing file alone instead of replacing it.
-
-    Returns:
-        Whether it was written.
-    """
-    temporary = temporary_beside(path)
-    try:
-        text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-        if exclusive:
-            return publish(temporary, path)
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
     return True
 
 

@@ -14,7 +14,8 @@ import xarray as xr
 from attnprobe.errors import FormatError, SelectionError, nearest
 from attnprobe.store import views
 from attnprobe.store.layout import RAGGED, SHARDS, shard_name
-from attnprobe.store.manifest import RECORD_COLUMNS, Receipt, read_manifest, read_receipt
+from attnprobe.store.manifest import read_manifest
+from attnprobe.store.receipts import RECORD_COLUMNS, Receipt, read_receipt
 from attnprobe.store.shard import Ahead, Shard
 from attnprobe.store.views import Place, Selection
 from attnprobe.types import Encoding
@@ -89,7 +90,7 @@ class Run:
     @cached_property
     def records(self) -> pd.DataFrame:
         """The records of all sealed chunks, in the order of the plan, indexed by id."""
-        listed = {name: self._listed(name) for name in RECORD_COLUMNS if name != "digest"}
+        listed = {name: self._listed(name) for name in RECORD_COLUMNS}
         n_steps = [n - p for n, p in zip(listed["n_tokens"], listed["n_prompt"], strict=True)]
         shards = [shard_name(receipt.chunk) for receipt in self.receipts for _ in receipt.ids]
         columns = listed | {"n_steps": n_steps, "shard": shards}
@@ -192,7 +193,7 @@ class Run:
             "created": self.manifest.created,
             "complete": self.complete,
             "chunks": {"sealed": len(self.receipts), "planned": len(plan)},
-            "records": {"sealed": len(errors), "planned": sum(map(len, plan))},
+            "records": {"sealed": len(errors), "planned": len(plan.ids)},
             "styles": dict(Counter(self._listed("style"))),
             "tasks": dict(Counter(self._listed("task"))),
             "splits": dict(Counter(self._listed("split"))),
@@ -241,18 +242,17 @@ class Run:
         return [entry for receipt in self.receipts for entry in receipt.records[name]]
 
     def _read_receipts(self) -> tuple[Receipt, ...]:
-        chunks = range(len(self.manifest.plan))
         if self.manifest.complete:
-            receipts = self.manifest.receipts
-            if [receipt.chunk for receipt in receipts] != list(chunks):
-                raise FormatError("the manifest lacks receipts", where=str(self.path))
-            return receipts
-        found = [read_receipt(self.path, chunk) for chunk in chunks]
+            return self.manifest.receipts
+        sizes, settings_hash = self.manifest.plan.sizes, self.manifest.settings_hash
+        found = [
+            read_receipt(self.path, chunk, size, settings_hash) for chunk, size in enumerate(sizes)
+        ]
         return tuple(receipt for receipt in found if receipt is not None)
 
     def _check_planned(self) -> None:
         for receipt in self.receipts:
-            if receipt.ids != [record.id for record in self.manifest.plan[receipt.chunk]]:
+            if tuple(receipt.ids) != self.manifest.plan.ids_of(receipt.chunk):
                 raise FormatError(
                     "the receipt lists other records than the plan", where=str(self.path),
                     got=shard_name(receipt.chunk),

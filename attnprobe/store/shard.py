@@ -17,6 +17,7 @@ from attnprobe.store import guard
 from attnprobe.store.codes import CODES, Code, decode
 from attnprobe.store.columns import encoding_from, texts_from
 from attnprobe.store.consistency import check_consistency
+from attnprobe.store.jsoncheck import short
 from attnprobe.store.layout import (
     BIG,
     BY_NAME,
@@ -26,8 +27,9 @@ from attnprobe.store.layout import (
     RAGGED,
     Column,
 )
-from attnprobe.store.manifest import RECORD_COLUMNS, Manifest, Receipt
+from attnprobe.store.manifest import Manifest
 from attnprobe.store.publish import sha256
+from attnprobe.store.receipts import RECORD_COLUMNS, Receipt
 from attnprobe.types import Encoding
 
 WINDOW_BYTES = 64 * 2**20
@@ -294,12 +296,13 @@ def receipt_from_shard(path: Path, manifest: Manifest, chunk: int) -> Receipt:
         counts["record"] = len(planned)
     finally:
         shard.close()
-    return Receipt(chunk, path.stat().st_size, sha256(path), counts, listed)
+    size = path.stat().st_size
+    return Receipt(chunk, size, sha256(path), manifest.settings_hash, counts, listed)
 
 
 def _listed(shard: Shard, name: str) -> list[Any]:
     if name == "worst_error":
         errors = shard.column("/record/error")
-        return [float(row.max(initial=0.0)) for row in errors]
+        return [short(row.max(initial=0.0)) for row in errors]
     entries = shard.column(f"/record/{name}").tolist()
     return [e.decode() if isinstance(e, bytes) else e for e in entries]

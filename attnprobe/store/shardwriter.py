@@ -14,6 +14,7 @@ from attnprobe.store import columns as columns_of
 from attnprobe.store.admission import admit
 from attnprobe.store.codes import CODES, Code, encode, mass_code
 from attnprobe.store.filters import write_chunk
+from attnprobe.store.jsoncheck import short
 from attnprobe.store.layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -23,8 +24,10 @@ from attnprobe.store.layout import (
     Column,
     chunk_shape,
 )
-from attnprobe.store.manifest import RECORD_COLUMNS, Manifest, PlannedRecord
+from attnprobe.store.manifest import Manifest
+from attnprobe.store.plan import PlannedRecord
 from attnprobe.store.publish import told_plainly
+from attnprobe.store.receipts import RECORD_COLUMNS
 from attnprobe.store.stickyfile import StickyFile
 from attnprobe.types import Capture
 
@@ -187,11 +190,11 @@ class ShardWriter:
         self.numbers["/record/error"].append(capture.errors)
         self.numbers["/record/crc32"].append(crc)
         entry = {
-            "id": record.id, "digest": encoding.digest, "item": record.item,
-            "style": record.style, "task": record.task, "split": record.split,
+            "id": record.id, "item": record.item, "style": record.style,
+            "task": record.task, "split": record.split,
             "n_prompt": encoding.n_prompt, "n_tokens": encoding.n_tokens,
             "batch_size": capture.batch_size,
-            "worst_error": float(capture.errors.max(initial=0.0)),
+            "worst_error": short(capture.errors.max(initial=0.0)),
         }  # fmt: skip
         for name, value in entry.items():
             self.listed[name].append(value)

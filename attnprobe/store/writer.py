@@ -9,18 +9,16 @@ from typing import Any
 from attnprobe.errors import FormatError, StoreError
 from attnprobe.store.codes import code_named
 from attnprobe.store.compare import differences
-from attnprobe.store.layout import FORMAT, KEEPS, MANIFEST, SHARDS, receipt_name, shard_name
+from attnprobe.store.jsonfile import plain
+from attnprobe.store.layout import KEEPS, MANIFEST, SHARDS, receipt_name, shard_name
 from attnprobe.store.manifest import (
     Manifest,
-    PlannedRecord,
-    Receipt,
     check_attribute,
-    plain,
-    read_json,
+    is_run,
     read_manifest,
-    read_receipt,
-    write_receipt,
+    write_manifest,
 )
+from attnprobe.store.plan import Plan, PlannedRecord
 from attnprobe.store.publish import (
     is_temporary,
     publish,
@@ -29,8 +27,8 @@ from attnprobe.store.publish import (
     sync,
     temporary_beside,
     told_plainly,
-    write_json,
 )
+from attnprobe.store.receipts import Receipt, read_receipt, write_receipt
 from attnprobe.store.shardwriter import ShardWriter
 
 
@@ -39,6 +37,7 @@ class RunWriter:
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
+        self.settings_hash = manifest.settings_hash
 
     @classmethod
     def open(
@@ -75,7 +74,7 @@ class RunWriter:
             (path / SHARDS).mkdir(parents=True, exist_ok=True)
             remove_leftovers(path)
             remove_leftovers(path / SHARDS)
-            write_json(path / MANIFEST, asked.to_json(), exclusive=not overwrite)
+            write_manifest(path, asked, exclusive=not overwrite)
             sync(path)
         return cls(path, _same(read_manifest(path), asked, path))
 
@@ -129,16 +128,18 @@ class RunWriter:
             )  # fmt: skip
         self.manifest = self.manifest.completed(sealed)
         with told_plainly(self.path):
-            write_json(self.path / MANIFEST, self.manifest.to_json())
+            write_manifest(self.path, self.manifest)
 
     def _seal(self, temporary: Path, final: Path, sink: ShardWriter, chunk: int) -> None:
         size, digest = temporary.stat().st_size, sha256(temporary)
         if publish(temporary, final):
-            write_receipt(self.path, Receipt(chunk, size, digest, sink.counts, sink.listed))
+            receipt = Receipt(chunk, size, digest, self.settings_hash, sink.counts, sink.listed)
+            write_receipt(self.path, receipt)
 
     def _receipt(self, chunk: int) -> Receipt | None:
         shard = self.path / SHARDS / shard_name(chunk)
-        receipt = read_receipt(self.path, chunk)
+        size = self.manifest.plan.sizes[chunk]
+        receipt = read_receipt(self.path, chunk, size, self.settings_hash)
         if receipt is None:
             return self._receipt_late(shard, chunk) if shard.exists() else None
         if not shard.exists():
@@ -177,17 +178,16 @@ def _asked(
         model=plain(dict(model), "model"),
         layers=tuple(int(layer) for layer in layers),
         heads=tuple(int(head) for head in heads),
-        plan=tuple(tuple(chunk) for chunk in chunks),
+        plan=Plan.of(chunks),
     )
     _check_settings(manifest)
-    ids = [record.id for chunk in manifest.plan for record in chunk]
-    repeated = [name for name, count in Counter(ids).items() if count > 1]
+    repeated = [name for name, count in Counter(manifest.plan.ids).items() if count > 1]
     if repeated:
         raise StoreError(
             "a record id stands twice in the plan", got=repr(repeated[0]),
             fix="give every record its own id",
         )  # fmt: skip
-    if not all(manifest.plan) or not manifest.plan:
+    if not all(manifest.plan.sizes) or not manifest.plan.sizes:
         raise StoreError("a chunk of the plan is empty", expected="at least one record in each")
     return manifest
 
@@ -233,8 +233,7 @@ def _empty_run(path: Path) -> None:
     """Remove the shards of a run; its manifest is replaced afterwards, so that it stays a run."""
     if not (path / MANIFEST).exists():
         return
-    value = read_json(path / MANIFEST)
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
+    if not is_run(path):
         raise StoreError("the folder holds no run", where=str(path), fix="name another folder")
     shards = path / SHARDS
     for file in (*shards.glob("chunk-*.h5"), *shards.glob("chunk-*.json")):

@@ -1,10 +1,15 @@
 """Small real runs from random softmax rows, for every test that needs something to read."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from attnprobe import store
+from attnprobe.store.jsonfile import sealed
+from attnprobe.store.publish import sha256
 from attnprobe.types import (
     N_POSITION_SINKS,
     Capture,
@@ -203,3 +208,25 @@ def make_run(
     writer = open_writer(path, captures, keep=keep)
     write_missing(writer, captures)
     return path
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change what a manifest or receipt says, so that its checksum vouches for the change."""
+    value = json.loads(path.read_bytes())
+    del value["checksum"]
+    change(value)
+    path.write_bytes(sealed(value))
+
+
+def reseal(run: Path, chunk: int = 0) -> None:
+    """Make manifest and receipt vouch for a shard as it is now."""
+    shard = run / f"shards/chunk-{chunk:05d}.h5"
+    size, digest = shard.stat().st_size, sha256(shard)
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["shards"]["bytes"][chunk] = size
+        manifest["shards"]["sha256"][chunk] = digest
+
+    if json.loads((run / "manifest.json").read_bytes())["complete"]:
+        edit_json(run / "manifest.json", change)
+    edit_json(shard.with_suffix(".json"), lambda receipt: receipt.update(bytes=size, sha256=digest))

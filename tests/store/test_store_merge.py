@@ -9,7 +9,7 @@ from attnprobe import store
 from attnprobe.errors import FormatError, StoreError
 from attnprobe.store import merging
 from attnprobe.store.merging import merge
-from tests.store.builders import make_captures, open_writer, write_missing
+from tests.store.builders import edit_json, make_captures, open_writer, write_missing
 
 
 def write(path, captures, **options):
@@ -193,9 +193,6 @@ def test_a_damaged_shard_is_named_and_not_carried_over(tmp_path, runs, size):
 
 def test_a_newer_minor_version_is_not_stripped_of_what_it_adds(tmp_path, runs):
     manifest = runs[1] / "manifest.json"
-    with store.open_run(runs[1]) as run:
-        value = run.manifest.to_json()
-    value |= {"format_version": "1.999", "novelty": 1}
-    manifest.write_text(json.dumps(value))
+    edit_json(manifest, lambda value: value.update(format_version="1.999", novelty=1))
     with pytest.raises(StoreError, match="got format version 1.999, expected at most 1"):
         merge(runs, tmp_path / "all")
