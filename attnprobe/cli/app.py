@@ -1,5 +1,6 @@
 """The application object, its errors and exit codes, and what the commands share."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,6 +71,10 @@ def _common(
     ] = False,
 ) -> None:
     """Options that every command has."""
+    log = logging.getLogger("attnprobe")
+    if not any(isinstance(handler, _Saying) for handler in log.handlers):
+        log.addHandler(_Saying())
+        log.setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a C locale must not lose Chinese text
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # pyright: ignore
@@ -78,6 +83,14 @@ def _common(
 def say(words: str) -> None:
     """Print words for a person, to stderr."""
     print(words, file=sys.stderr, flush=True)
+
+
+class _Saying(logging.Handler):
+    """Says what the library logs: look-ups on the hub, and what could not be compared."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        say(record.getMessage())
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:

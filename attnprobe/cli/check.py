@@ -11,6 +11,7 @@ from rich.style import Style
 from rich.text import Text
 
 from attnprobe.cli.app import app, numbers, say, show_table
+from attnprobe.cli.models import Base, Chat, MergeAdapter, Model, TrustRemoteCode
 from attnprobe.cli.runs import quiet_libraries
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def check(
     data: Annotated[
         Path, typer.Argument(help="A dataset: .jsonl, .csv or a datasets folder.", metavar="DATA")
     ],
-    model: Annotated[str, typer.Option("-m", "--model", help="A known name, folder or hub id.")],
+    model: Model,
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Where the run would go, for the free space.")
     ] = Path(),
@@ -48,11 +49,19 @@ def check(
         int | None,
         typer.Option(help="Most tokens it writes; by default twice the target's and 16."),
     ] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(help="Attribution method, such as input_x_gradient; repeatable."),
+    ] = None,
     layers: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
     heads: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
     encoding: Annotated[str, typer.Option(help="u16, u8 or f32.")] = "u16",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    base: Base = None,
+    merge_adapter: MergeAdapter = False,
+    trust_remote_code: TrustRemoteCode = False,
+    chat: Chat = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show records as tokens and spans, and the time and disk an extraction will take."""
@@ -63,11 +72,16 @@ def check(
         keep=tuple(keep or ["rows"]),
         decode=decode,
         max_new_tokens=max_new_tokens,
+        attribute=tuple(attribute or ()),
         layers=numbers(layers, "--layers"),
         heads=numbers(heads, "--heads"),
         encoding=encoding,
         device=device,
         dtype=dtype,
+        base=base,
+        merge_adapter=merge_adapter,
+        trust_remote_code=trust_remote_code,
+        chat=chat,
     )
     quiet_libraries()
     say(f"{data}: reading all records, running a few")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from attnprobe.cli.app import app, numbers, progress_bar, say, show_table
+from attnprobe.cli.models import Base, Chat, MergeAdapter, Model, TrustRemoteCode
 
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder.", metavar="RUN")]
 
@@ -16,7 +17,7 @@ def extract(
     data: Annotated[
         Path, typer.Argument(help="JSON lines, .csv, or a `datasets` folder.", metavar="DATA")
     ],
-    model: Annotated[str, typer.Option("-m", "--model", help="A known name, folder or hub id.")],
+    model: Model,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")],
     keep: Annotated[
         list[str] | None,
@@ -33,11 +34,22 @@ def extract(
     temperature: Annotated[float, typer.Option(help="Of sample.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="Of sample: share of probability drawn from.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of sample.")] = 0,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(help="Attribution method, such as input_x_gradient; repeatable."),
+    ] = None,
+    attribute_target: Annotated[
+        str, typer.Option(help="What attributions credit: logprob or logit of each target token.")
+    ] = "logprob",
     layers: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
     heads: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
     encoding: Annotated[str, typer.Option(help="u16, u8 or f32.")] = "u16",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    base: Base = None,
+    merge_adapter: MergeAdapter = False,
+    trust_remote_code: TrustRemoteCode = False,
+    chat: Chat = False,
     batch_size: Annotated[str, typer.Option(help="auto, or records per forward pass.")] = "auto",
     records_per_chunk: Annotated[int, typer.Option(help="Most records in one shard.")] = 64,
     segment: Annotated[
@@ -60,11 +72,17 @@ def extract(
         temperature=temperature,
         top_p=top_p,
         seed=seed,
+        attribute=tuple(attribute or ()),
+        attribute_target=attribute_target,
         layers=numbers(layers, "--layers"),
         heads=numbers(heads, "--heads"),
         encoding=encoding,
         device=device,
         dtype=dtype,
+        base=base,
+        merge_adapter=merge_adapter,
+        trust_remote_code=trust_remote_code,
+        chat=chat,
         batch_size=None if batch_size == "auto" else int(batch_size),
         records_per_chunk=records_per_chunk,
     )

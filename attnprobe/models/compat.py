@@ -1,4 +1,4 @@
-"""The only place that knows private names of transformers, PEFT and the hub's client for loading."""
+"""The only place that knows private names of transformers, PEFT and the hub for loading."""
 
 import warnings
 from collections.abc import Iterator

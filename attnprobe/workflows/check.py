@@ -12,7 +12,7 @@ import numpy as np
 from attnprobe.capturing import token_limit
 from attnprobe.encode import encode, encode_prompt
 from attnprobe.errors import RecordError, StoreError
-from attnprobe.models import LoadedModel, load_model
+from attnprobe.models import LoadedModel
 from attnprobe.records import read_records
 from attnprobe.records.rules import SegmentRules, apply_rules, read_rules
 from attnprobe.types import Encoding, Record
@@ -25,7 +25,7 @@ from attnprobe.workflows.costs import (
     time_sample,
     total_seconds,
 )
-from attnprobe.workflows.extract import Data, ExtractSettings, plan
+from attnprobe.workflows.extract import Data, ExtractSettings, load_for, plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +139,7 @@ def check(
     """
     settings = settings or ExtractSettings()
     rules = read_rules(rules) if isinstance(rules, str | Path) else rules
-    loaded = (
-        load_model(model, device=settings.device, dtype=settings.dtype)
-        if isinstance(model, str)
-        else model
-    )
+    loaded = load_for(model, settings)
 
     def records() -> Iterator[Record]:
         plain = read_records(data) if isinstance(data, str | Path) else iter(data)
@@ -153,7 +149,9 @@ def check(
         """Return how many tokens are predicted: the target's, or the most a model may write."""
         if settings.decoding is None:
             return encoding.n_steps
-        prompt = encode_prompt(encoding.record, loaded.tokenizer, max_tokens=loaded.max_tokens)
+        prompt = encode_prompt(
+            encoding.record, loaded.tokenizer, max_tokens=loaded.max_tokens, chat=settings.chat
+        )
         return token_limit(loaded, prompt, settings.decoding)
 
     survey = _Survey(rules, n_records, n_written)
@@ -239,7 +237,10 @@ def _encodings(
 ) -> Iterator[Encoding]:
     n_records = 0
     for record in records:
-        encoding = encode(record, loaded.tokenizer, max_tokens=loaded.max_tokens)
+        encoding = encode(
+            record, loaded.tokenizer, max_tokens=loaded.max_tokens, n_ids=loaded.n_ids,
+            chat=settings.chat,
+        )  # fmt: skip
         if settings.decode == "gold" and not encoding.n_steps:
             raise RecordError(
                 "decoding 'gold' needs a target",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attnprobe.attention import Survey, check_canary
+from attnprobe.attribution import all_params
 from attnprobe.capturing import (
     KEEPS,
     CaptureSettings,
@@ -59,6 +60,7 @@ MOST_AT_ONCE, OTHERWISE_AT_ONCE = 64, 8
 """Records in one forward pass: at most, and where a device does not tell its free memory."""
 
 _RECORDED_VERSIONS = ("torch", "transformers")
+_ATTRIBUTION_VERSIONS = ("captum",)
 
 Data = str | Path | Sequence[Record]
 
@@ -82,6 +84,10 @@ class ExtractSettings:
     """Of `sample`: only the fewest tokens that have this probability together are drawn."""
     seed: int = 0
     """Of `sample`: with the record's id, the seed of its text."""
+    attribute: tuple[str, ...] = ()
+    """Attribution methods to run besides, by their names in `attnprobe.attribution.METHODS`."""
+    attribute_target: str = "logprob"
+    """What they credit to the tokens before it: `logprob` or `logit` of each target token."""
     layers: tuple[int, ...] | None = None
     """Layers to capture; all if None."""
     heads: tuple[int, ...] | None = None
@@ -92,6 +98,14 @@ class ExtractSettings:
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
     dtype: str = "auto"
     """`auto`, `float32`, `bfloat16`, `float16`."""
+    base: str | None = None
+    """Of an adapter: the model it belongs on; None for the one it names."""
+    merge_adapter: bool = False
+    """Whether an adapter is added into its base's weights instead of staying apart."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the model may run."""
+    chat: bool = False
+    """Whether prompts are what a user says, in the tokenizer's chat template."""
     batch_size: int | None = None
     """Most records in one forward pass; None chooses by device."""
     records_per_chunk: int = RECORDS_PER_CHUNK
@@ -106,6 +120,8 @@ class ExtractSettings:
         if not self.keep:
             raise SelectionError("nothing to keep", where="--keep", expected=", ".join(KEEPS))
         self._check_decoding()
+        for method in self.attribute:
+            all_params(method, self.attribute_target)
         if self.encoding not in CODES:
             raise SelectionError(
                 "unknown encoding", where="--encoding", got=self.encoding,
@@ -185,12 +201,8 @@ def extract(
     """
     settings = settings or ExtractSettings()
     next(_records(data, None), None)  # a bad dataset is told of before a model is loaded
-    loaded = (
-        load_model(model, device=settings.device, dtype=settings.dtype)
-        if isinstance(model, str)
-        else model
-    )
-    encoded = functools.partial(_encoded, loaded, settings.decoding)
+    loaded = load_for(model, settings)
+    encoded = functools.partial(_encoded, loaded, settings)
     work = functools.partial(_work, loaded, settings.decoding)
     longest = _Longest(work)
     chunks = plan(map(encoded, _some(_records(data, rules))), settings.records_per_chunk, longest)
@@ -200,6 +212,8 @@ def extract(
         heads=_chosen(settings.heads, range(loaded.n_heads), "heads"),
         batch_size=settings.batch_size or _batch_size(loaded, longest.tokens, Path(out)),
         decoding=settings.decoding,
+        attribute=tuple(sorted(set(settings.attribute))),
+        attribute_target=settings.attribute_target,
     )
     writer = RunWriter.open(
         out,
@@ -271,12 +285,24 @@ def _some(records: Iterator[Record]) -> Iterator[Record]:
     yield from records
 
 
-def _encoded(loaded: LoadedModel, decoding: Decoding | None, record: Record) -> Encoding:
+def load_for(model: str | LoadedModel, settings: ExtractSettings) -> LoadedModel:
+    """Load the model that a run is made with; one that is loaded stays as it is."""
+    if isinstance(model, LoadedModel):
+        return model
+    return load_model(
+        model, device=settings.device, dtype=settings.dtype, base=settings.base,
+        merge_adapter=settings.merge_adapter, trust_remote_code=settings.trust_remote_code,
+    )  # fmt: skip
+
+
+def _encoded(loaded: LoadedModel, settings: ExtractSettings, record: Record) -> Encoding:
     """Encode what the model is given: prompt and target, or the prompt alone."""
-    if decoding is not None:
-        return encode_prompt(record, loaded.tokenizer, max_tokens=loaded.max_tokens)
-    encoding = encode(record, loaded.tokenizer, max_tokens=loaded.max_tokens)
-    if encoding.n_steps == 0:
+    whole = settings.decode == "gold"
+    encoding = (encode if whole else encode_prompt)(
+        record, loaded.tokenizer, max_tokens=loaded.max_tokens, n_ids=loaded.n_ids,
+        chat=settings.chat,
+    )  # fmt: skip
+    if whole and encoding.n_steps == 0:
         raise RecordError(
             "decoding 'gold' needs a target",
             where=f"{record.where or 'record'} (id '{record.id}')",
@@ -380,7 +406,12 @@ def _described(
         "records_per_chunk": settings.records_per_chunk,
         "device": loaded.device.type,
         "versions": _versions(_RECORDED_VERSIONS),
-    }
+    } | ({"chat": True} if settings.chat else {})
+    if methods := capture_settings.attribute:
+        target = capture_settings.attribute_target
+        described["attribute"] = list(methods)
+        described["attribute_params"] = {name: all_params(name, target) for name in methods}
+        described["versions"] |= _versions(_ATTRIBUTION_VERSIONS)
     return described | _decoding_described(capture_settings.decoding)
 
 

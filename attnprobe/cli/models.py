@@ -1,0 +1,28 @@
+"""The options that say which model runs, shared by the commands that run one."""
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Option("-m", "--model", help="A known name, folder, .gguf file, PEFT adapter or hub id."),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(help="Of an adapter: the model it belongs on, if not the one it names."),
+]
+MergeAdapter = Annotated[
+    bool,
+    typer.Option(
+        "--merge-adapter/--keep-adapter",
+        help="Add an adapter into its base's weights, or run it beside them, as it was trained.",
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the code that comes with the model.")
+]
+Chat = Annotated[
+    bool,
+    typer.Option("--chat", help="Put each prompt into the tokenizer's chat template, as a user."),
+]
