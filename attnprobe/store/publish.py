@@ -74,6 +74,14 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, such that a crash does not take their names away."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
 def publish(temporary: Path, final: Path) -> bool:
     """Give a finished file its name, unless the name is taken.
 

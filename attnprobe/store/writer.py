@@ -21,6 +21,7 @@ from attnprobe.store.manifest import (
 from attnprobe.store.plan import Plan, PlannedRecord
 from attnprobe.store.publish import (
     is_temporary,
+    make_folder,
     publish,
     remove_leftovers,
     sha256,
@@ -71,7 +72,7 @@ class RunWriter:
             _refuse_foreign(path)
             if overwrite:
                 _empty_run(path)
-            (path / SHARDS).mkdir(parents=True, exist_ok=True)
+            make_folder(path / SHARDS)
             remove_leftovers(path)
             remove_leftovers(path / SHARDS)
             write_manifest(path, asked, exclusive=not overwrite)
