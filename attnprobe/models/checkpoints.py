@@ -84,7 +84,7 @@ def load_tokenizer(source: Source, loading: Loading) -> Any:
     try:
         return load()
     except _LOADING_ERRORS as error:
-        if source.kind == "hub" or needs_code(error):
+        if source.kind == "hub" or needs_code(error) or isinstance(error, ImportError):
             raise _translated(source, error) from error
         raise _tokenizer_error(source, _reason(error)) from error
 
@@ -145,7 +145,7 @@ def _check_shards(folder: Path) -> None:
         ) from error  # fmt: skip
     if missing := [shard for shard in shards if not (folder / shard).is_file()]:
         raise ModelError(
-            f"{_count(len(missing), 'shard')} of {len(shards)} missing", where=str(folder),
+            f"{len(missing)} of {len(shards)} shards missing", where=str(folder),
             got=f"no {_some(missing)}", expected=f"what {index.name} lists",
             fix="copy or download the checkpoint again",
         )  # fmt: skip

@@ -59,6 +59,13 @@ def forget_quantization(model: Any) -> None:
     model.hf_quantizer = None
 
 
+def known_gguf_splits() -> set[str]:
+    """Return the ways of splitting text before byte-pair merges that transformers knows by name."""
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    return set(GGUF_PRE_TOKENIZER_SPLITS)
+
+
 def attach_adapter(model: Any, folder: str) -> tuple[Any, list[str]]:
     """Put an adapter on a model, in float32 where the model is in half precision.
 

@@ -39,7 +39,7 @@ def smollm2_folder() -> Path:
     """
     source = _gguf_file()
     stat = source.stat()
-    key = hashlib.sha256(f"{stat.st_size}-{stat.st_mtime_ns}-1".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{stat.st_size}-{stat.st_mtime_ns}-2".encode()).hexdigest()[:12]
     folder = cache_folder() / "models" / f"{NAME}-{key}"
     if folder.is_dir():
         return folder
