@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from attnprobe.errors import FigureError
-from attnprobe.figures import LOOKS, draw, fonts, save, saving
+from attnprobe.figures import LOOKS, cjk, draw, fonts, save, saving
 from tests.test_panels import panel
 
 ROLES = ("instruction", "demo_1.question", "history", "coarse_history", "coarse_answer", "answer")
@@ -213,12 +213,16 @@ def chinese():
 
 def test_missing_glyphs_are_told_once_with_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(fonts, "_candidates", list)
+    monkeypatch.setattr(cjk, "font_file", lambda: None)
+    fonts._warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure = draw(chinese())
         save(figure, tmp_path / "f.png")
         save(figure, tmp_path / "f.pdf")
+        draw(chinese())
     assert len(caught) == 1
+    assert "pip install 'attnprobe[cjk]'" in str(caught[0].message)
     assert "apt install fonts-noto-cjk" in str(caught[0].message)
     assert "'历史" in str(caught[0].message) or "历" in str(caught[0].message)
 

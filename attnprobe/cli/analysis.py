@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from attnprobe.cli.app import app, numbers, say, show_table
+from attnprobe.cli.app import app, names, numbers, say, show_table
 from attnprobe.cli.runs import RunFolder
 
 plot = typer.Typer(
@@ -116,6 +116,48 @@ def segments(
             layer=numbers(layers, "--layers"), head=numbers(heads, "--heads"),
         )  # fmt: skip
     say(f"wrote {save(draw(panels, look, width_mm), out)}")
+
+
+@plot.command("map")
+def token_map(
+    run: RunFolder,
+    out: FigureOut,
+    record: Annotated[str | None, typer.Option(help="Id of the record.")] = None,
+    item: Annotated[str | None, typer.Option(help="Instead: all styles of this item.")] = None,
+    pair: Annotated[
+        bool, typer.Option("--pair", help="With --record: the other styles of its item as well.")
+    ] = False,
+    styles: Annotated[
+        str | None, typer.Option(help="Of the item, such as coarse,stepwise; all by default.")
+    ] = None,
+    layers: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
+    heads: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="A map for each layer and head, not their mean.")
+    ] = False,
+    scale: Annotated[str, typer.Option(help="Of the colours: sqrt, log or linear.")] = "sqrt",
+    look: LookName = "paper",
+    width_mm: Width = None,
+) -> None:
+    """Token by token: where heads look in one record, or in all styles of an item."""
+    from attnprobe.errors import SelectionError
+    from attnprobe.figures import draw_maps, save
+    from attnprobe.panels import item_records, map_panels
+    from attnprobe.store import open_run
+
+    if (record is None) == (item is None):
+        raise SelectionError(
+            "name one record or one item", where="plot map",
+            got="both" if record else "neither", fix="use --record ID, or --item ITEM",
+        )  # fmt: skip
+    with open_run(run) as opened:
+        together = pair or item is not None or styles is not None
+        ids = item_records(opened, record, item, names(styles)) if together else (str(record),)
+        panels = map_panels(
+            opened, ids, numbers(layers, "--layers"), numbers(heads, "--heads"),
+            each=each, scale=scale,
+        )  # fmt: skip
+    say(f"wrote {save(draw_maps(panels, look, width_mm), out)}")
 
 
 def _checked_by(by: str) -> Literal["task", "item"]:

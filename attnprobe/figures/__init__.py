@@ -1,7 +1,24 @@
 """Figures: panels drawn with matplotlib, without any global state."""
 
-from attnprobe.figures.drawing import draw
-from attnprobe.figures.looks import LOOKS, Look
-from attnprobe.figures.saving import save
+from typing import Any
 
-__all__ = ["LOOKS", "Look", "draw", "save"]
+from matplotlib.figure import Figure
+
+from attnprobe.figures.drawing import draw
+from attnprobe.figures.fonts import already_warned
+from attnprobe.figures.looks import LOOKS, Look
+from attnprobe.figures.maps import draw_maps
+from attnprobe.figures.saving import save
+from attnprobe.figures.tokens import draw_tokens
+from attnprobe.panels import MapPanel
+
+__all__ = [
+    "LOOKS", "Look", "already_warned", "draw", "draw_any", "draw_maps", "draw_tokens", "save",
+]  # fmt: skip
+
+
+def draw_any(panel: Any, look: str = "paper") -> Figure:
+    """Draw one panel of whatever kind."""
+    if isinstance(panel, MapPanel):
+        return draw_maps(panel, look)
+    return draw(panel, look)

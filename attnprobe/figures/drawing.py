@@ -58,8 +58,8 @@ def draw(
         raise FigureError("there is no panel to draw", expected="one or more")
     width = width_mm or (style.single_mm if len(panels) == 1 else style.wide_mm)
     caption = _caption(panels)
-    with mpl.rc_context(_settings(style, families(_texts(panels, caption)))), already_warned():
-        figure = Figure(figsize=(width * MM, 2 * width * MM), layout=_margins(style))
+    with mpl.rc_context(settings(style, families(_texts(panels, caption)))), already_warned():
+        figure = Figure(figsize=(width * MM, 2 * width * MM), layout=margins(style))
         FigureCanvasAgg(figure)
         row = list(figure.subplots(1, len(panels), squeeze=False)[0])
         meshes = [_fill(axes, panel, style) for axes, panel in zip(row, panels, strict=True)]
@@ -73,7 +73,8 @@ def draw(
     return figure
 
 
-def _settings(look: Look, fonts: Sequence[str]) -> Any:
+def settings(look: Look, fonts: Sequence[str]) -> Any:
+    """Return matplotlib's settings for a look."""
     return {
         "font.family": list(fonts),
         "font.size": look.font,
@@ -92,7 +93,8 @@ def _settings(look: Look, fonts: Sequence[str]) -> Any:
     }
 
 
-def _margins(look: Look) -> ConstrainedLayoutEngine:
+def margins(look: Look) -> ConstrainedLayoutEngine:
+    """Return a layout with margins in keeping with the type."""
     pad = 0.5 * look.font * POINT
     return ConstrainedLayoutEngine(w_pad=pad, h_pad=pad)
 

@@ -44,7 +44,7 @@ def fit(
 ) -> None:
     """Settle ticks and height: labels change the cells, and cells the labels."""
     for _ in range(3):
-        _lay_out(figure)
+        lay_out(figure)
         boxes = [axes.get_window_extent() for axes in row]
         for place, (axes, panel) in enumerate(zip(row, panels, strict=True)):
             labelled = place == 0 or not _same_rows(panels[place - 1], panel)
@@ -63,7 +63,7 @@ def fit(
         )
         surplus = figure.get_figheight() - boxes[0].height / figure.dpi
         figure.set_figheight(wanted + surplus)
-    _lay_out(figure)
+    lay_out(figure)
     figure.set_layout_engine("none")  # what fits stays as it is, and saving is faster
     for axes, panel in zip(row, panels, strict=True):
         width, height = _cell_points(axes, panel)
@@ -108,7 +108,12 @@ def _number(value: float, decimals: int, signed: bool) -> str:
     return "0" if float(word) == 0 else word.replace("-", "−")
 
 
-def _lay_out(figure: Figure) -> None:
+def lay_out(figure: Figure) -> None:
+    """Give every part of a figure its place.
+
+    Raises:
+        FigureError: If there is no room.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="constrained_layout not applied")
         try:

@@ -9,6 +9,8 @@ from pathlib import Path
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
+from attnprobe.figures.cjk import from_extra
+
 BASE = "DejaVu Sans"
 """Comes with matplotlib, so figures look the same everywhere."""
 _CJK = (
@@ -35,6 +37,8 @@ _NO_GLYPHS = ("Last Resort",)
 def families(texts: Iterable[str]) -> list[str]:
     """Choose fonts that hold every character, the base font first.
 
+    What no installed font has is taken from the extra `cjk`, where that is installed.
+
     Args:
         texts: All that will be drawn.
 
@@ -53,14 +57,23 @@ def families(texts: Iterable[str]) -> list[str]:
             missing -= found
         if not missing:
             return chosen
+    family, missing = from_extra(missing)
+    if family:
+        chosen.append(family)
+    if missing:
+        _warn_once("".join(sorted(missing)))
+    return chosen
+
+
+@cache
+def _warn_once(missing: str) -> None:
     warnings.warn(
-        f"no installed font has the characters {''.join(sorted(missing)[:12])!r}, which will be "
-        "drawn as boxes; install a font that has them (for Chinese on Debian: "
+        f"no installed font has the characters {missing[:12]!r}, which will be drawn as boxes; "
+        "install a font that has them (for Chinese: pip install 'attnprobe[cjk]', or on Debian "
         "apt install fonts-noto-cjk) and draw again",
         UserWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
-    return chosen
 
 
 def _candidates() -> list[str]:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from attnprobe.errors import FigureError
+from attnprobe.figures.cjk import face_rule
 from attnprobe.figures.fonts import already_warned, has_postscript_outlines
 
 _SETTINGS: Any = {
@@ -17,8 +18,8 @@ _SETTINGS: Any = {
 }
 _OPTIONS: dict[str, dict[str, Any]] = {
     ".png": {"format": "png", "dpi": 300, "metadata": {"Software": None}},
-    ".svg": {"format": "svg", "metadata": {"Date": None, "Creator": None}},
-    ".pdf": {"format": "pdf", "metadata": {"CreationDate": None, "Creator": None}},
+    ".svg": {"format": "svg", "dpi": 300, "metadata": {"Date": None, "Creator": None}},
+    ".pdf": {"format": "pdf", "dpi": 300, "metadata": {"CreationDate": None, "Creator": None}},
 }
 
 
@@ -49,6 +50,8 @@ def save(figure: Figure, path: str | Path) -> Path:
     try:
         with mpl.rc_context(_SETTINGS | {"pdf.fonttype": _pdf_font(figure)}), already_warned():
             figure.savefig(draft, **options)
+        if options["format"] == "svg":
+            _carry_fonts(draft, figure)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -61,5 +64,17 @@ def _pdf_font(figure: Figure) -> int:
     Fonts with PostScript outlines, such as Noto CJK, would leave blanks that way; their glyphs are
     drawn instead (Type 3).
     """
-    used = {family for text in figure.findobj(Text) for family in text.get_fontfamily()}
-    return 3 if any(map(has_postscript_outlines, used)) else 42
+    return 3 if any(map(has_postscript_outlines, _families(figure))) else 42
+
+
+def _families(figure: Figure) -> set[str]:
+    return {family for text in figure.findobj(Text) for family in text.get_fontfamily()}
+
+
+def _carry_fonts(svg: Path, figure: Figure) -> None:
+    """Put fonts that were cut for this figure into the SVG, since no reader has them installed."""
+    rules = [rule for family in sorted(_families(figure)) if (rule := face_rule(family))]
+    if rules:
+        text = svg.read_text(encoding="utf-8")
+        style = f"<style>{''.join(rules)}</style>"
+        svg.write_text(text.replace("<defs>", f"<defs>{style}", 1), encoding="utf-8")

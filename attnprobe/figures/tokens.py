@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -17,7 +17,7 @@ from matplotlib.transforms import (
 )
 
 from attnprobe.figures.looks import Look
-from attnprobe.panels.tokens import TokenAxis
+from attnprobe.panels.tokens import TokenAxis, glyph_width
 from attnprobe.types import Span
 
 Side = Literal["x", "y"]
@@ -30,7 +30,7 @@ _SMALLEST = 0.6
 _INK, _QUIET = "#404040", "#b0b0b0"
 
 
-def draw_tokens(axes: Axes, tokens: TokenAxis, side: Side, look: Look) -> None:
+def draw_tokens(axes: Axes, tokens: TokenAxis, side: Side, look: Look) -> float:
     """Write tokens below (x) or left of (y) the axes, and bracket segments above or to the right.
 
     Token i takes the data interval [i, i + 1]. Every token is labelled where the labels stay
@@ -42,6 +42,9 @@ def draw_tokens(axes: Axes, tokens: TokenAxis, side: Side, look: Look) -> None:
         tokens: The tokens along this side.
         side: `x` or `y`.
         look: Sizes of type.
+
+    Returns:
+        How far brackets and names reach beyond the axes, in points; a title goes above them.
     """
     for artist in list(axes.get_children()):
         if artist.get_gid() == f"tokens-{side}":
@@ -49,6 +52,16 @@ def draw_tokens(axes: Axes, tokens: TokenAxis, side: Side, look: Look) -> None:
     points = _length(axes, side)
     _ticks(axes, tokens, side, look, points / len(tokens))
     _brackets(axes, tokens, side, look, points)
+    return _depth(axes, side, 0.6 * look.font)
+
+
+def _depth(axes: Axes, side: Side, least: float) -> float:
+    box, names = axes.get_window_extent(), [least * axes.figure.dpi / 72]
+    for artist in axes.texts:
+        if artist.get_gid() == f"tokens-{side}":
+            words = artist.get_window_extent()
+            names.append(words.y1 - box.y1 if side == "x" else words.x1 - box.x1)
+    return max(names) * 72 / axes.figure.dpi
 
 
 def _length(axes: Axes, side: Side) -> float:
@@ -71,10 +84,12 @@ def _ticks(axes: Axes, tokens: TokenAxis, side: Side, look: Look, each: float) -
         places = [i + 0.5 for i in shown]
         texts = [str(tokens.positions[i]) for i in shown]
         name = f"{tokens.name}, by position"
-    upright = side == "x" and any(not text.isdecimal() for text in texts)
-    axis.set_ticks(
-        places, texts, fontsize=size, rotation=90 if upright else 0, parse_math=False
-    )  # fmt: skip
+    axis.set_ticks(places, texts, fontsize=size, rotation=0, parse_math=False)
+    if side == "x" and name == tokens.name:  # what is wider than its cell stands upright
+        for shown, label in zip(axis.get_ticklabels(), tokens.labels, strict=True):
+            room = (label.stop - label.start) * each
+            wide = 0.6 * size * sum(map(glyph_width, label.text)) > room
+            shown.set_rotation(90 if wide and len(label.text) > 1 else 0)
     axis.set_tick_params(length=0.2 * look.font, pad=0.15 * look.font)
     axis.set_label_text(name)
 
@@ -96,12 +111,9 @@ class _Frame:
     def transform(self) -> Transform:
         """The transform, good for any size and resolution of the figure."""
         axes, figure = self.axes, self.axes.figure
-        edge = (0, 1) if self.side == "x" else (1, 0)
-        outwards = (
-            Affine2D().scale(1 / 72)
-            + figure.dpi_scale_trans
-            + ScaledTranslation(*edge, axes.transAxes)
-        )
+        corner: Any = axes.transAxes
+        edge = ScaledTranslation(*((0, 1) if self.side == "x" else (1, 0)), corner)
+        outwards = Affine2D().scale(1 / 72) + figure.dpi_scale_trans + edge
         if self.side == "x":
             return blended_transform_factory(axes.transData, outwards)
         return blended_transform_factory(outwards, axes.transData)

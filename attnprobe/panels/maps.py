@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from attnprobe.errors import FigureError, MeasureError, SelectionError, nearest
 from attnprobe.panels.panel import limits_from_zero
@@ -38,7 +38,7 @@ class MapPanel:
     title: str
     """Short heading."""
     limits: tuple[float, float]
-    """Values at the two ends of the colours."""
+    """Values at the two ends of the colours; larger values have the colour of the upper end."""
     scale: str = "sqrt"
     """One of `SCALES`."""
     block: tuple[int, int] = (1, 1)
@@ -132,7 +132,7 @@ def map_panels(
     grids = [_Grid.of(run, name, *choice) for choice in choices for name in ids]
     blocks = [tuple(-(-n // cells) for n in grid.weights.shape) for grid in grids]
     pooled = [largest(grid.weights, block) for grid, block in zip(grids, blocks, strict=True)]  # type: ignore[arg-type]
-    limits = _limits(pooled, scale)
+    limits = _limits(grids, scale)
     return tuple(
         MapPanel(
             values=values,
@@ -142,7 +142,7 @@ def map_panels(
             limits=limits,
             scale=scale,
             block=block,  # type: ignore[arg-type]
-            note=_note(grid, block, scale),
+            note=_note(grid, block, scale, limits[1]),
         )
         for grid, values, block in zip(grids, pooled, blocks, strict=True)
     )
@@ -210,20 +210,19 @@ class _Grid:
     rows: TokenAxis
     columns: TokenAxis
     title: str
-    where: str
     is_square: bool
+    is_sink: Bool[np.ndarray, " column"]
 
     @classmethod
     def of(cls, run: Any, record_id: str, layers: Sequence[int], heads: Sequence[int]) -> "_Grid":
         """Average the chosen heads, one layer in memory at a time."""
         encoding = run.encoding(record_id)
-        total, queries, seen = None, np.empty(0, int), np.empty((0, 0), bool)
+        total: Any = 0.0
+        queries, seen = np.empty(0, int), np.empty((0, 0), bool)
         for layer in layers:
             weights = run.weights(record_id, layer=layer, head=list(heads))
-            mean = (
-                weights.mean(("layer", "head"), dtype=np.float64).transpose("query", "key").values
-            )
-            total = mean if total is None else total + mean
+            mean = weights.mean(("layer", "head"), dtype=np.float64)
+            total = total + mean.transpose("query", "key").values
             queries, seen = weights["query"].values, seen_keys(weights)
         values = np.where(seen, total / len(layers), np.nan)
         steps = np.asarray(encoding.step_queries)
@@ -233,9 +232,9 @@ class _Grid:
         else:
             rows = token_axis(encoding, (queries + 1).tolist(), "predicted token")
         columns = token_axis(encoding, range(encoding.n_tokens), "token looked at (key)")
-        where = _where(layers, heads, run)
-        title = f"{_heading(encoding, run)}: {where}"
-        return cls(values, rows, columns, title, where, is_square)
+        is_sink = np.isin(np.arange(encoding.n_tokens), encoding.sinks)
+        title = f"{_heading(encoding)}: {_where(layers, heads, run)}"
+        return cls(values, rows, columns, title, is_square, is_sink)
 
 
 def seen_keys(weights: xr.DataArray) -> np.ndarray:
@@ -277,14 +276,15 @@ def _check_number(n_maps: int, n_records: int, cells: int) -> None:
         raise SelectionError("too few cells", where="cells", got=cells, expected="≥ 1")
 
 
-def _limits(grids: Sequence[np.ndarray], scale: str) -> tuple[float, float]:
-    low, high = limits_from_zero(*grids)
+def _limits(grids: Sequence["_Grid"], scale: str) -> tuple[float, float]:
+    """Let the colours reach up to the largest weight on any key that is no sink."""
+    low, high = limits_from_zero(*(grid.weights[:, ~grid.is_sink] for grid in grids))
     if scale == "log":
         return min(LOG_FLOOR, high / 10), high
     return low, high
 
 
-def _heading(encoding: Encoding, run: Any) -> str:
+def _heading(encoding: Encoding) -> str:
     """Name a record by its style, where that says which record it is."""
     record = encoding.record
     return f"{record.style} ({record.item})" if record.style else record.id
@@ -312,7 +312,7 @@ def _ranges(numbers: Sequence[int]) -> Iterator[str]:
             first = i
 
 
-def _note(grid: _Grid, block: Sequence[int], scale: str) -> str:
+def _note(grid: _Grid, block: Sequence[int], scale: str, high: float) -> str:
     lines = []
     if grid.is_square:
         lines.append("Blank: keys that the query cannot see.")
@@ -325,6 +325,11 @@ def _note(grid: _Grid, block: Sequence[int], scale: str) -> str:
         lines.append(
             f"A cell holds {block[0]} × {block[1]} tokens (rows × columns) and shows the largest "
             "of their weights."
+        )
+    if np.nanmax(grid.weights) > high:
+        lines.append(
+            f"The colours end at {high:.2g}, the largest weight on a token that is no sink; sinks "
+            "(the first four tokens and BOS) reach beyond."
         )
     if scale == "log":
         lines.append(f"Weights below {LOG_FLOOR:g} have the darkest colour.")

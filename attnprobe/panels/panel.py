@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from attnprobe.errors import FigureError
+from attnprobe.panels.showing import shown_in_notebook
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +72,9 @@ class Panel:
                 got=self.limits,
                 expected=(-max(abs(low), abs(high)), max(abs(low), abs(high))),
             )
+
+    def _repr_html_(self) -> str:
+        return shown_in_notebook(self)
 
 
 def limits_around_zero(*values: Float[np.ndarray, "..."]) -> tuple[float, float]:

@@ -1,0 +1,219 @@
+"""Maps of tokens → figure."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import LogNorm, Normalize, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+
+from attnprobe.errors import FigureError
+from attnprobe.figures.drawing import margins, settings
+from attnprobe.figures.fitting import lay_out, wrap
+from attnprobe.figures.fonts import already_warned, families
+from attnprobe.figures.looks import EMPTY, MM, POINT, SEQUENTIAL, Look, find_look
+from attnprobe.figures.tokens import UNNAMED, UNNAMED_NOTE, draw_tokens
+from attnprobe.panels.maps import MapPanel, find_scale
+
+_FLAT = 0.5
+"""Maps with fewer rows per column than this are set one below the other."""
+_SINGLE = 0.67
+"""Width of a figure with one square map, as a share of the look's widest."""
+_MOST_ABREAST = 3
+
+
+def draw_maps(
+    panels: MapPanel | Sequence[MapPanel], look: str = "paper", width_mm: float | None = None
+) -> Figure:
+    """Draw maps of tokens, side by side, or below each other where they are wide and low.
+
+    Args:
+        panels: What `map_panels` returned.
+        look: One of `LOOKS`.
+        width_mm: Width of the figure; by the look if None.
+
+    Returns:
+        A figure with a canvas of its own, to be saved with `save`.
+
+    Raises:
+        FigureError: If there is no map, no such look, or no room.
+    """
+    panels = [panels] if isinstance(panels, MapPanel) else list(panels)
+    style = find_look(look)
+    if not panels:
+        raise FigureError("there is no map to draw", expected="one or more")
+    grid = _arrange(panels)
+    width = width_mm or style.wide_mm * (_SINGLE if grid[1] == 1 and not _is_flat(panels) else 1)
+    caption = _caption(panels)
+    fonts = families(_texts(panels, caption))
+    with mpl.rc_context(settings(style, fonts)), already_warned():
+        figure = Figure(figsize=(width * MM, width * MM), layout=margins(style))
+        FigureCanvasAgg(figure)
+        cells = GridSpec(*grid, figure, height_ratios=_heights(panels, grid))
+        places = [divmod(i, grid[1]) for i in range(len(panels))]
+        row = [figure.add_subplot(cells[place]) for place in places]
+        images = [_fill(axes, panel) for axes, panel in zip(row, panels, strict=True)]
+        bar = _add_bar(figure, row, images[0], panels, style)
+        if caption:
+            below = figure.supxlabel(
+                "", x=0.01, ha="left", fontsize=style.font * 0.9, linespacing=1.35
+            )
+            wrap(below, caption, 0.98 * figure.get_figwidth() * figure.dpi)
+        _fit(figure, row, panels, grid, bar, style)
+    return figure
+
+
+def _is_flat(panels: Sequence[MapPanel]) -> bool:
+    return all(len(panel.rows) < _FLAT * len(panel.columns) for panel in panels)
+
+
+def _arrange(panels: Sequence[MapPanel]) -> tuple[int, int]:
+    """Choose rows and columns of maps; a pair stays in one row."""
+    if _is_flat(panels):
+        return len(panels), 1
+    n = len(panels)
+    columns = n if n <= _MOST_ABREAST else 2 if n == 4 else _MOST_ABREAST
+    return math.ceil(n / columns), columns
+
+
+def _texts(panels: Sequence[MapPanel], caption: str) -> list[str]:
+    texts = [caption, "+−•.…", find_scale(panels[0].scale)]
+    for panel in panels:
+        texts += [panel.title, panel.name, panel.unit]
+        for axis in (panel.rows, panel.columns):
+            texts += [axis.name, *(label.text for label in axis.labels)]
+            texts += [span.role for span in axis.spans]
+    return texts
+
+
+def _caption(panels: Sequence[MapPanel]) -> str:
+    lines = [panel.note for panel in panels]
+    if any(s.role in UNNAMED for p in panels for s in (*p.rows.spans, *p.columns.spans)):
+        lines.append(UNNAMED_NOTE)
+    return "\n".join(dict.fromkeys(line for line in lines if line))
+
+
+def _norm(panel: MapPanel) -> Normalize:
+    low, high = panel.limits
+    if panel.scale == "log":
+        return LogNorm(low, high, clip=True)
+    return PowerNorm(0.5, low, high) if panel.scale == "sqrt" else Normalize(low, high)
+
+
+def _fill(axes: Axes, panel: MapPanel) -> Any:
+    """Draw the cells; each covers `block` tokens."""
+    n_rows, n_columns = panel.values.shape
+    axes.set_facecolor(EMPTY)
+    image = axes.imshow(
+        np.ma.masked_invalid(panel.values),
+        cmap=SEQUENTIAL,
+        norm=_norm(panel),
+        extent=(0, n_columns * panel.block[1], n_rows * panel.block[0], 0),
+        aspect="auto",
+        interpolation="nearest",
+    )
+    axes.set_xlim(0, len(panel.columns))
+    axes.set_ylim(len(panel.rows), 0)
+    for spine in axes.spines.values():
+        spine.set_color("#808080")
+    return image
+
+
+def _add_bar(
+    figure: Figure, row: Sequence[Axes], image: Any, panels: Sequence[MapPanel], look: Look
+) -> Colorbar:
+    panel = panels[0]
+    beside = len(row) == 1 and not _is_flat([panel])
+    bar = figure.colorbar(
+        image,
+        ax=list(row),
+        extend="max" if any(np.nanmax(p.values) > p.limits[1] for p in panels) else "neither",
+        location="right" if beside else "bottom",
+        shrink=0.9 if beside else 0.5,
+        aspect=30,
+        pad=0.04 if beside else 0.03,
+    )
+    bar.set_label(f"{panel.name} ({panel.unit}, {find_scale(panel.scale)})")
+    if panel.scale == "sqrt":
+        ticks = _even_ticks(panel.limits[1])
+        bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    bar.outline.set(linewidth=look.line, edgecolor="#808080")  # type: ignore[operator]
+    return bar
+
+
+def _even_ticks(high: float) -> list[float]:
+    """Choose round numbers that lie apart on a square-root scale."""
+    round_numbers = [m * 10.0**p for p in range(-6, 1) for m in (1, 2, 5)]
+    ticks = [high]
+    for number in reversed([number for number in round_numbers if number < high]):
+        if math.sqrt(ticks[-1] / high) - math.sqrt(number / high) > 0.11:
+            ticks.append(number)
+    ticks = ticks[1:] if len(ticks) > 1 else ticks
+    return sorted({0.0, *(tick for tick in ticks if math.sqrt(tick / high) > 0.08)})
+
+
+def _fit(
+    figure: Figure,
+    row: Sequence[Axes],
+    panels: Sequence[MapPanel],
+    grid: tuple[int, int],
+    bar: Colorbar,
+    look: Look,
+) -> None:
+    """Settle labels and height: labels change the cells, and cells the labels."""
+    for _ in range(3):
+        lay_out(figure)
+        boxes = [axes.get_window_extent() for axes in row]
+        if min(box.width for box in boxes) < 6 * look.font:
+            raise FigureError(
+                "there is no room left for the map",
+                got=f"a width of {figure.get_figwidth() / MM:.0f} mm",
+                fix="ask for a greater width (width_mm), or draw fewer maps",
+            )
+        _label(row, panels, look)
+        label = bar.ax.yaxis.label if bar.orientation == "vertical" else bar.ax.xaxis.label
+        box = bar.ax.get_window_extent()
+        wrap(label, label.get_text().replace("\n", " "), max(box.width, box.height))
+        heights = [box.height / figure.dpi for box in boxes]
+        wanted = [
+            _height(panel, box.width / figure.dpi, look)
+            for panel, box in zip(panels, boxes, strict=True)
+        ]
+        lines = [slice(i * grid[1], (i + 1) * grid[1]) for i in range(grid[0])]
+        surplus = figure.get_figheight() - sum(max(heights[line]) for line in lines)
+        figure.set_figheight(sum(max(wanted[line]) for line in lines) + surplus)
+    lay_out(figure)
+    figure.set_layout_engine("none")
+    _label(row, panels, look)
+
+
+def _label(row: Sequence[Axes], panels: Sequence[MapPanel], look: Look) -> None:
+    """Write tokens, segments and titles; titles stand at one height above the axes."""
+    reach = 0.0
+    for axes, panel in zip(row, panels, strict=True):
+        draw_tokens(axes, panel.rows, "y", look)
+        reach = max(reach, draw_tokens(axes, panel.columns, "x", look))
+    for axes, panel in zip(row, panels, strict=True):
+        title = axes.set_title(panel.title, loc="left", pad=reach + look.font)
+        wrap(title, panel.title, axes.get_window_extent().width)
+
+
+def _height(panel: MapPanel, width: float, look: Look) -> float:
+    """Choose the height of a map, in inches: square, or low but with room for its labels."""
+    n_rows, n_columns = len(panel.rows), len(panel.columns)
+    if n_rows >= _FLAT * n_columns:
+        return width
+    return min(max(width * n_rows / n_columns, n_rows * 1.1 * look.font * POINT), width)
+
+
+def _heights(panels: Sequence[MapPanel], grid: tuple[int, int]) -> list[float]:
+    """Share the height among rows of maps."""
+    if not _is_flat(panels):
+        return [1.0] * grid[0]
+    return [float(len(panel.rows)) for panel in panels]
