@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float32, Int, Int32
 
 from attnprobe.attention import Recording, Survey, record
+from attnprobe.capturing.crediting import credited
 from attnprobe.capturing.decoding import Decoding, generate
 from attnprobe.capturing.padding import batches, padded
 from attnprobe.capturing.spool import Spool, n_pairs
@@ -36,6 +37,10 @@ class CaptureSettings:
     """Most records in one forward pass."""
     decoding: Decoding | None = None
     """How the model writes what is captured; None for the records' own targets."""
+    attribute: tuple[str, ...] = ()
+    """Attribution methods to run over each record besides."""
+    attribute_target: str = "logprob"
+    """What they credit to the tokens before it."""
 
 
 def capture(
@@ -61,6 +66,7 @@ def capture(
     Raises:
         CertificateError: If a capture is not what the model used.
         EncodeError: If an encoding has no target, or should have none.
+        ModelError: If memory does not suffice, or the model cannot be attributed.
     """
     _check_targets(encodings, settings)
     survey = Survey(loaded.model)
@@ -69,6 +75,9 @@ def capture(
     for indices, written in _written(loaded, encodings, settings):
         for batch in batches([encoding.n_tokens for encoding in written], settings.batch_size):
             captures = _halving(loaded, [written[place] for place in batch], settings, survey)
+            if settings.attribute:
+                methods, target = settings.attribute, settings.attribute_target
+                captures = [credited(loaded, found, methods, target) for found in captures]
             waiting.update(zip([indices[place] for place in batch], captures, strict=True))
             while following in waiting:
                 sink.append(waiting.pop(following))
