@@ -1,7 +1,9 @@
 """Records as the text a model reads: plain, or inside the chat template of its tokenizer."""
 
 import datetime
+import functools
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,8 @@ _USER, _ASSISTANT = "attnprobeAsksHere", "attnprobeAnswersHere"
 
 _DATE = datetime.datetime(2024, 7, 26, 12, tzinfo=datetime.UTC)
 """What a template that asks for the date is told, so that a record reads the same tomorrow."""
+
+_ASKS_DATE = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<format>.*?)(?P=quote)\s*\)""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,7 @@ def _render(
     try:
         return tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=ask and answered is None,
-            strftime_now=_DATE.strftime,
+            chat_template=_dated(tokenizer.get_chat_template()),
         )  # fmt: skip
     except (TemplateError, TypeError, ValueError) as error:
         raise EncodeError(
@@ -139,6 +143,11 @@ def _render(
             expected="a template for one message of a user and its answer",
             fix="leave out --chat, or mend the template",
         ) from error  # fmt: skip
+
+
+@functools.lru_cache
+def _dated(template: str) -> str:
+    return _ASKS_DATE.sub(lambda found: repr(_DATE.strftime(found["format"])), template)
 
 
 def _short(text: str) -> str:
