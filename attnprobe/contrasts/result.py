@@ -1,6 +1,7 @@
 """The result of a contrast: what it says, as words, as a table, as a file."""
 
 import csv
+import html
 import json
 import math
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from attnprobe.errors import ContrastError
@@ -16,6 +18,8 @@ from attnprobe.errors import ContrastError
 _COUNTS = ("n_items", "n_tasks")
 _SHOWN = 3
 """How many heads a verdict names."""
+_LISTED = 5
+"""How many heads a notebook shows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,6 +145,16 @@ class Contrast:
         heads = [{k: _or(v, None) for k, v in row.items()} for row in self.to_table()]
         facts = {**self.describe(), "verdict": self.verdict(), "heads": heads}
         return json.dumps(facts, ensure_ascii=False, indent=1, allow_nan=False)
+
+    def _repr_html_(self) -> str:
+        """Show the verdict and the heads with the smallest p-values in a notebook."""
+        rows = [row for row in self.to_table() if not math.isnan(row["p_adjusted"])]
+        rows.sort(key=lambda row: (row["p_adjusted"], -abs(row["estimate"])))
+        columns = ("layer", "head", "estimate", "low", "high", "p_adjusted")
+        table = pd.DataFrame([{name: row[name] for name in columns} for row in rows[:_LISTED]])
+        verdict = "<br>".join(html.escape(line) for line in self.verdict().splitlines())
+        shown = table.to_html(index=False, border=0, float_format="{:.3g}".format)
+        return f"<p>{verdict}</p>" + (shown if rows else "")
 
     def save(self, path: str | Path) -> Path:
         """Write the contrast to a file of the kind that the suffix names.
