@@ -257,10 +257,12 @@ def test_holes_in_the_attention_mask_are_refused(llama):
     assert "padding in its midst" in message(ModelError, lambda: recorded(llama, inputs, ["full"]))
 
 
-def test_a_model_outside_the_interface_is_refused():
-    assert "no transformers model" in message(
-        ModelError, lambda: record(torch.nn.Linear(2, 2), ["full"]).__enter__()
-    )
+def test_a_model_without_attention_is_refused():
+    def run():
+        with record(torch.nn.Linear(2, 2), ["full"]):
+            pass
+
+    assert "no attention was seen" in message(CertificateError, run)
 
 
 def test_a_compiled_model_is_refused_with_what_to_do(llama):

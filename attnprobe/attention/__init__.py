@@ -2,9 +2,18 @@
 
 from attnprobe.attention.canary import check_canary
 from attnprobe.attention.certificate import Certificate
-from attnprobe.attention.compat import Survey
 from attnprobe.attention.kinds import KEEPS, KindRecording
 from attnprobe.attention.recorder import record
 from attnprobe.attention.recording import Recording
+from attnprobe.attention.survey import ROUTES, Survey
 
-__all__ = ["KEEPS", "Certificate", "KindRecording", "Recording", "Survey", "check_canary", "record"]
+__all__ = [
+    "KEEPS",
+    "ROUTES",
+    "Certificate",
+    "KindRecording",
+    "Recording",
+    "Survey",
+    "check_canary",
+    "record",
+]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float, Int
 
-from attnprobe.attention.compat import AttentionCall
+from attnprobe.attention.calls import Call
 from attnprobe.attention.rows import rows_times_values
 from attnprobe.errors import CertificateError
 
@@ -14,6 +14,8 @@ N_PROBES = 4
 
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
 LOW_PRECISION_TOLERANCE = 3e-2
+UNPROVEN = torch.finfo(torch.float32).max
+"""Stands for the error of a layer that nothing proves."""
 _SMALLEST = 1e-3
 """Share of the values' scale below which an output is rounding noise, not a reference."""
 
@@ -28,11 +30,14 @@ class Certificate:
     """The proof that comes with a recording."""
 
     route: str
-    """How attention was reached: `interface`."""
+    """How attention was reached: `interface` or `interception`."""
     tolerance: float
     """Largest relative error accepted."""
     errors: dict[int, Float[torch.Tensor, " batch"]] = field(default_factory=dict)
-    """Per layer, the worst relative error of each example over its probe rows."""
+    """Per layer, the worst relative error of each example over its probe rows; the largest float32
+    where nothing proves the layer."""
+    unproven: dict[int, str] = field(default_factory=dict)
+    """Why nothing proves a layer; empty unless `Survey(…, uncertified=True)` allowed it."""
 
     @property
     def worst(self) -> dict[int, float]:
@@ -48,10 +53,10 @@ class Certificate:
         if not self.errors:
             raise CertificateError(
                 "no attention was seen during the forward pass", where=model,
-                fix="this architecture does not go through transformers' attention interface",
+                fix="run the model inside the block",
             )  # fmt: skip
         for layer, error in self.worst.items():
-            if not error <= self.tolerance:
+            if not error <= self.tolerance and layer not in self.unproven:
                 raise CertificateError(
                     "the captured attention is not what the model used",
                     where=f"{model}, layer {layer}", got=f"relative error {error:.2g}",
@@ -62,7 +67,7 @@ class Certificate:
 
 def row_errors(
     weights: Float[torch.Tensor, "batch head query key"],
-    call: AttentionCall,
+    call: Call,
     output: torch.Tensor,
     columns: Int[torch.Tensor, "batch query"],
 ) -> Float[torch.Tensor, " batch"]:

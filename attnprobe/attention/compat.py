@@ -6,15 +6,15 @@ delegate to whatever the model used before, and every call is shown to an observ
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from attnprobe.attention.calls import AttentionCall, Call, Place
 from attnprobe.errors import ModelError
 from attnprobe.models import transformers_model
 
@@ -24,142 +24,38 @@ INTERFACE_NAME = "attnprobe"
 BASES = ("sdpa", "eager")
 """Implementations that a model may come with."""
 
-SELF, ENCODER, CROSS = "self", "encoder", "cross"
-"""Kinds of attention. In a model with one stack, all attention is `self`."""
 
-Place = tuple[str, int]
-"""Kind and layer index."""
+@runtime_checkable
+class Switched(Protocol):
+    """What switching a model must know of it."""
 
-
-@dataclass(frozen=True, slots=True)
-class AttentionCall:
-    """One call of an attention function, as the model made it."""
-
-    kind: str
-    """`self`, `encoder` or `cross`."""
-    layer: int
-    """Index of the layer in its stack."""
-    query: torch.Tensor
-    """[batch, head, query, head size]"""
-    key: torch.Tensor
-    """[batch, KV head, key, head size]"""
-    value: torch.Tensor
-    """[batch, KV head, key, value size]"""
-    mask: torch.Tensor | None
-    """Boolean (True = visible) or additive, [batch or 1, head or 1, query, key]; None: `causal`."""
-    scaling: float
-    causal: bool
-    """Whether, without a mask, a query sees only the keys up to itself."""
-    run: Callable[[torch.Tensor], torch.Tensor]
-    """The model's own kernel on other values [batch, KV head, key, value size]
-    → [batch, query, head, value size], without dropout."""
-    softcap: float | None = None
-    """Scores are bent to `softcap · tanh(score / softcap)` before the mask (Gemma 2)."""
-    sinks: torch.Tensor | None = None
-    """[head]: logit of one more column in the softmax, which is dropped after it (gpt-oss)."""
-    bias: torch.Tensor | None = None
-    """[batch or 1, head, query, key] added to the scores (T5)."""
-    fused: bool = True
-    """Whether `run` never holds the weights as a whole."""
+    base: str
+    """The implementation it came with."""
+    configs: list[Any]
+    """Every config that names an implementation."""
+    places: dict[torch.nn.Module, Place]
+    """Where each attention module stands."""
 
 
 @runtime_checkable
 class Observer(Protocol):
-    """Sees each attention call of a switched model."""
+    """Sees each attention call of a model."""
 
-    survey: "Survey"
+    survey: Switched
 
-    def observe(self, call: AttentionCall, output: torch.Tensor) -> None:
-        """Take a call and the output [batch, query, head, value size] the model goes on with."""
+    def observe(self, call: Call, output: torch.Tensor | None) -> None:
+        """Take a call and the output [batch, query, head, value size] the model goes on with.
+
+        The output is None where it was not seen.
+        """
         ...
 
 
 _observer: ContextVar[Observer | None] = ContextVar("attnprobe_observer", default=None)
 
 
-class Survey:
-    """What a recording must know of a model, read in one walk over its modules.
-
-    Raises:
-        ModelError: If the model's attention cannot be reached through transformers' interface.
-    """
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.inner = transformers_model(model)
-        self.name = type(self.inner).__name__
-        self.places: dict[torch.nn.Module, Place] = {}
-        """Kind and layer of each attention module: one that has a layer number and calls itself
-        attention. Layers of other kinds (recurrent, convolutional) have none."""
-        encoder = set(encoder_of(model).modules()) if has_encoder(model) else set()
-        compiled, by_identity = False, {}
-        for path, module in model.named_modules():
-            kind = type(module).__name__
-            compiled |= module._compiled_call_impl is not None or kind == "OptimizedModule"
-            if isinstance(module, PreTrainedModel):
-                by_identity[id(module.config)] = module.config
-            if "attention" in kind.lower():
-                self._place(path, module, encoder)
-        self.configs: list[Any] = list(by_identity.values())
-        if compiled:
-            raise ModelError(
-                "a compiled model runs code that was fixed before the recording", where=self.name,
-                fix="record the model before torch.compile (model._orig_mod of a compiled one)",
-            )  # fmt: skip
-        devices = {parameter.device for parameter in self.inner.parameters()}
-        if len(devices) > 1:
-            raise ModelError(
-                "this model is split over several devices", where=self.name,
-                got=", ".join(sorted(map(str, devices))), expected="one device",
-                fix="load it without device_map; --dtype bfloat16 halves what it takes",
-            )  # fmt: skip
-        self.base = self._checked_base()
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Layers with self-attention (of the decoder, where there are two stacks)."""
-        return tuple(sorted({layer for kind, layer in self.places.values() if kind == SELF}))
-
-    def _place(self, path: str, module: torch.nn.Module, encoder: set[torch.nn.Module]) -> None:
-        layer = getattr(module, "layer_idx", None)
-        if not isinstance(layer, int):
-            layer = next((int(part) for part in path.split(".") if part.isdecimal()), None)
-        if layer is None:
-            return
-        kind = ENCODER if module in encoder else SELF
-        if encoder and kind == SELF and not getattr(module, "is_causal", True):
-            kind = CROSS
-        self.places[module] = kind, layer
-
-    def _checked_base(self) -> str:
-        if _observer.get() is not None:
-            raise ModelError(
-                "a recording is active already", fix="leave the outer `record` before the next one"
-            )
-        names = {str(getattr(config, "_attn_implementation", None)) for config in self.configs}
-        if len(names) > 1:
-            raise ModelError(
-                "parts of this model use different attention implementations", where=self.name,
-                got=", ".join(sorted(names)),
-                fix="call model.set_attn_implementation('sdpa') first",
-            )  # fmt: skip
-        (name,) = names
-        if not self.inner._can_set_attn_implementation():
-            raise ModelError(
-                "this model's attention is not reached through transformers' attention interface",
-                where=self.name, got=f"implementation '{name}'",
-                expected="an architecture built on AttentionInterface, such as Llama, Qwen or GLM",
-            )  # fmt: skip
-        if name not in BASES:
-            raise ModelError(
-                "this attention implementation cannot be recorded", where=self.name, got=name,
-                expected=" or ".join(BASES),
-                fix="call model.set_attn_implementation('sdpa') first",
-            )  # fmt: skip
-        return name
-
-
 @contextmanager
-def observed(survey: Survey, observer: Observer) -> Iterator[None]:
+def observed(survey: Switched, observer: Observer) -> Iterator[None]:
     """Show every attention call of a model to `observer`; the model leaves as it came."""
     _register()
     configs = survey.configs
@@ -175,9 +71,56 @@ def observed(survey: Survey, observer: Observer) -> Iterator[None]:
         _observer.reset(token)
 
 
+def is_recording() -> bool:
+    """Whether a recording is active."""
+    return _observer.get() is not None
+
+
+@contextmanager
+def announced(observer: Observer) -> Iterator[None]:
+    """Let no other recording begin inside the block."""
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
+
+def implementation_of(config: Any) -> str:
+    """Return the attention implementation that a config names; `eager` where it names none."""
+    return str(getattr(config, "_attn_implementation", None) or "eager")
+
+
+def interface_reaches(model: torch.nn.Module, attention: Iterable[torch.nn.Module]) -> bool:
+    """Whether a model's attention modules are transformers' own, and look their function up.
+
+    transformers decides by a look at the source, which remote code can pass by chance.
+    """
+    from_transformers = all(
+        type(module).__module__.startswith("transformers.") for module in attention
+    )
+    return from_transformers and inner_model(model)._can_set_attn_implementation()
+
+
+def is_compiled(module: torch.nn.Module) -> bool:
+    """Whether a module runs code that torch.compile made."""
+    return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
+
+
+def in_backward() -> bool:
+    """Whether autograd runs backwards here; gradient checkpointing repeats forward passes then."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def inner_model(model: torch.nn.Module) -> Any:
+    """Return the transformers model inside `model`; itself where there is none."""
+    return next((m for m in model.modules() if isinstance(m, PreTrainedModel)), model)
+
+
 def has_encoder(model: torch.nn.Module) -> bool:
     """Whether a model has an encoder beside its decoder."""
-    return bool(getattr(transformers_model(model).config, "is_encoder_decoder", False))
+    config = getattr(inner_model(model), "config", None)
+    return bool(getattr(config, "is_encoder_decoder", False))
 
 
 def encoder_of(model: torch.nn.Module) -> torch.nn.Module:

@@ -17,6 +17,7 @@ class History:
         self._ids: list[torch.Tensor] = []
         self._orders: dict[int, torch.Tensor] = {}
         self._cache: Any = None
+        self._is_repeated = False
 
     def add(self, ids: torch.Tensor, cache: Any) -> None:
         """Take the ids of a pass [batch, token], and watch its cache."""
@@ -24,6 +25,24 @@ class History:
         if cache is not None and cache is not self._cache:
             self.release()
             self._watch(cache)
+
+    def is_repeated(self, ids: torch.Tensor) -> bool:
+        """Whether a pass reads again what the one before it read, and goes on from there.
+
+        Its examples may have changed places, as beams do.
+        """
+        before = self._ids[-1] if len(self._ids) == 1 else None
+        if before is None or ids.dim() != 2 or before.dim() != 2:
+            return False
+        n_read = before.shape[1]
+        if ids.shape[1] <= n_read or len(ids) % len(before):
+            return False
+        return all(bool((before == row).all(1).any()) for row in ids[:, :n_read])
+
+    def clear(self) -> None:
+        """Forget the passes so far, which the next one repeats."""
+        self._ids.clear()
+        self._is_repeated = True
 
     def _watch(self, cache: Any) -> None:
         original: Callable[[torch.Tensor], None] | None = getattr(cache, "reorder_cache", None)
@@ -57,7 +76,7 @@ class History:
         Raises:
             CertificateError: If a sequence did not come out of the recorded passes.
         """
-        if not self._orders or sequences is None:
+        if sequences is None or not (self._orders or self._is_repeated):
             return None
         texts = [self._ids[0]]
         for number, ids in enumerate(self._ids[1:]):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Int
 
+from attnprobe.attention.calls import Call, WeighedCall
 from attnprobe.attention.certificate import N_PROBES
-from attnprobe.attention.compat import AttentionCall
 from attnprobe.attention.rows import count_visible, visible_keys
 from attnprobe.errors import ModelError
 
@@ -113,31 +113,38 @@ class PassPlan:
         default_factory=list
     )
 
-    def first_key(self, call: AttentionCall) -> int:
+    def first_key(self, call: Call) -> int:
         """Return the column of a call's first key: a sliding cache gives the last keys only."""
-        return max(0, self.n_keys - call.key.shape[2])
+        return max(0, self.n_keys - call.n_keys)
 
-    def local_edges(self, call: AttentionCall) -> Int[torch.Tensor, "batch edge"]:
+    def local_edges(self, call: Call) -> Int[torch.Tensor, "batch edge"]:
         """Return span edges counted from the call's first key, cut to the keys there are."""
-        return (self.edges - self.first_key(call)).clamp(0, call.key.shape[2])
+        return (self.edges - self.first_key(call)).clamp(0, call.n_keys)
 
-    def visible(self, call: AttentionCall) -> Bool[torch.Tensor, "batch chosen key"]:
+    def visible(self, call: Call) -> Bool[torch.Tensor, "batch chosen key"]:
         """Return which keys the chosen rows see; layers that share a mask share the answer."""
         return _shared(
             self._seen, call, lambda: visible_keys(call, self.columns[:, : self.n_chosen])
         )
 
-    def counts(self, call: AttentionCall) -> Int[torch.Tensor, "batch query span"]:
+    def counts(self, call: Call) -> Int[torch.Tensor, "batch query span"]:
         """Return how many keys of each span every query sees, shared likewise."""
         return _shared(self._counted, call, lambda: count_visible(call, self.local_edges(call)))
 
 
-def _shared(known: list[Any], call: AttentionCall, compute: Any) -> torch.Tensor:
+def _shared(known: list[Any], call: Call, compute: Any) -> torch.Tensor:
+    if isinstance(call, WeighedCall):
+        answer = compute()
+        same = (a for *_, a in known if a.shape == answer.shape and torch.equal(a, answer))
+        if (first := next(same, None)) is not None:
+            return first
+        known.append((None, False, call.n_keys, answer))
+        return answer
     for mask, causal, n_keys, answer in known:
-        if mask is call.mask and causal == call.causal and n_keys == call.key.shape[2]:
+        if mask is call.mask and causal == call.causal and n_keys == call.n_keys:
             return answer
     answer = compute()
-    known.append((call.mask, call.causal, call.key.shape[2], answer))
+    known.append((call.mask, call.causal, call.n_keys, answer))
     return answer
 
 

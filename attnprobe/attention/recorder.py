@@ -1,26 +1,20 @@
 """`record`: attention out of a running model, exact, beside the model's own fast kernel."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 
 from attnprobe.attention import generation
-from attnprobe.attention.compat import (
-    ENCODER,
-    SELF,
-    Survey,
-    decoder_of,
-    encoder_of,
-    has_encoder,
-    observed,
-)
+from attnprobe.attention.calls import ENCODER, SELF
+from attnprobe.attention.compat import decoder_of, encoder_of, has_encoder, inner_model, observed
+from attnprobe.attention.interception import intercepted
 from attnprobe.attention.kinds import KEEPS, TakeRows
 from attnprobe.attention.passes import Positions, Ranges
 from attnprobe.attention.recording import Recording
+from attnprobe.attention.survey import INTERFACE, Survey
 from attnprobe.errors import ModelError, SelectionError, nearest
-from attnprobe.models import transformers_model
 
 
 @contextmanager
@@ -72,16 +66,22 @@ def record(
             stack.callback(hook.remove)
         sequences = stack.enter_context(generation.watched(recording.survey.inner))
         stack.callback(recording.history.release)
-        stack.enter_context(observed(recording.survey, recording))
+        stack.enter_context(_shown(recording))
         yield recording
     recording.check_inside()
     recording.finish(sequences[-1] if sequences else None)
 
 
+def _shown(recording: Recording) -> AbstractContextManager[None]:
+    if recording.survey.route == INTERFACE:
+        return observed(recording.survey, recording)
+    return intercepted(recording)
+
+
 def _stacks(model: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
     if has_encoder(model):
         return [(encoder_of(model), ENCODER), (decoder_of(model), SELF)]
-    return [(transformers_model(model), SELF)]
+    return [(inner_model(model), SELF)]
 
 
 def _announce(recording: Recording, kind: str) -> Callable[..., None]:

@@ -6,15 +6,15 @@ from typing import Any
 import torch
 
 from attnprobe.attention import generation
-from attnprobe.attention.certificate import Certificate, pool_errors, row_errors, tolerance
-from attnprobe.attention.compat import (
-    CROSS,
-    ENCODER,
-    SELF,
-    AttentionCall,
-    Survey,
-    cached_tokens,
+from attnprobe.attention.calls import CROSS, ENCODER, SELF, Call, Place
+from attnprobe.attention.certificate import (
+    UNPROVEN,
+    Certificate,
+    pool_errors,
+    row_errors,
+    tolerance,
 )
+from attnprobe.attention.compat import cached_tokens, in_backward
 from attnprobe.attention.kinds import KindRecording, TakeRows, Tensors
 from attnprobe.attention.passes import (
     Layout,
@@ -32,7 +32,15 @@ from attnprobe.attention.rows import (
     softmax_rows,
     sum_over_spans,
 )
+from attnprobe.attention.survey import INTERFACE, Survey
 from attnprobe.errors import CertificateError, ModelError, SelectionError, nearest
+
+_SAME = 1e-5
+"""Difference of weights that rounding explains, where the same rows are computed twice."""
+_NOT_SEEN = (
+    "these modules attend by a function of their own, or not at all; name those that attend by a "
+    "softmax: --attention-module 'transformer.layers.{}.attn'"
+)
 
 
 class Recording:
@@ -58,7 +66,8 @@ class Recording:
         self._pieces: dict[str, Pieces] = {}
         self._layouts: dict[str, Layout] = {}
         self._plans: dict[str, PassPlan] = {}
-        self._last: tuple[str, int, AttentionCall] | None = None
+        self._last: tuple[Place, torch.Tensor] | None = None
+        self._unproven: dict[Place, str] = {}
         self._seen: set[tuple[str, int]] = set()
 
     def of(self, kind: str) -> KindRecording:
@@ -143,6 +152,9 @@ class Recording:
             self._check_request(known, kind)
         elif past == known.width and kind == SELF:
             known.grow(n_queries)
+        elif not past and kind == SELF and self.history.is_repeated(ids):
+            known = layout_of(mask, batch, n_queries, ids.device)
+            self._start_again()
         else:
             raise ModelError(
                 "one recording holds one forward pass or one generation, and another came",
@@ -157,6 +169,11 @@ class Recording:
         if kind == SELF and ENCODER in self._layouts:
             self._plans[CROSS] = self._plan(SELF, ENCODER, past)
 
+    def _start_again(self) -> None:
+        """Forget earlier passes: generating without a cache, each pass is over the whole text."""
+        self._pieces.clear()
+        self.history.clear()
+
     def _plan(self, queries: str, keys: str, offset: int) -> PassPlan:
         whole = "full" in self.keep or (queries, keys) != (SELF, SELF)
         return plan_pass(
@@ -167,17 +184,42 @@ class Recording:
             self.spans if (queries, keys) == (SELF, SELF) else None,
         )
 
+    @property
+    def needs_every_row(self) -> bool:
+        """Whether rows beyond those of the plan are asked for."""
+        return "pooled" in self.keep or self.take_rows is not None
+
+    def wants(self, place: Place) -> bool:
+        """Whether a layer is asked for."""
+        return self.only_layers is None or place[1] in self.only_layers
+
+    def plan_of(self, kind: str) -> PassPlan:
+        """Return the plan of the current pass.
+
+        Raises:
+            ModelError: If none was announced.
+        """
+        if kind not in self._plans:
+            raise ModelError(
+                "attention before the model itself was called", where=f"{self.model}, {kind}",
+                fix="call the model itself, with input ids in one piece",
+            )  # fmt: skip
+        return self._plans[kind]
+
+    def doubt(self, place: Place, why: str) -> None:
+        """Take notice that something about a layer could not be proven."""
+        self._unproven[place] = why
+
     @torch.no_grad()
-    def observe(self, call: AttentionCall, output: torch.Tensor) -> None:
+    def observe(self, call: Call, output: torch.Tensor | None) -> None:
         """Take one attention call: keep what was asked for, and prove it."""
-        if self.only_layers is not None and call.layer not in self.only_layers:
+        if not self.wants((call.kind, call.layer)) or in_backward():
             return
         plan = self._checked_plan(call)
         if (call.kind, call.layer) in self._seen:
             self._certify_again(call, plan, output)
             return
         self._seen.add((call.kind, call.layer))
-        self._last = (call.kind, call.layer, call)
         pieces = self._pieces.setdefault(call.kind, Pieces())
         extent = plan.first_key(call), plan.n_keys
         pieces.add("visible", call.layer, plan, plan.visible(call), extent)
@@ -191,8 +233,9 @@ class Recording:
             steps = sum_over_spans(chosen, edges) if "steps" in self.keep else None
         else:
             at_probes, steps = self._stream(call, plan, edges, self.take_rows)
+        self._last = (call.kind, call.layer), at_probes
         columns = plan.columns.gather(1, plan.probes)
-        error = row_errors(at_probes, call, output, columns)
+        error = self._row_errors(at_probes, call, output, columns)
         if call.kind == SELF and self.keep & {"steps", "pooled"}:
             if steps is not None:
                 pieces.add("steps", call.layer, plan, steps)
@@ -204,11 +247,19 @@ class Recording:
                 pieces.add("visible_counts", call.layer, plan, plan.counts(call))
         pieces.certify(call.layer, error)
 
+    def _row_errors(
+        self, rows: torch.Tensor, call: Call, output: torch.Tensor | None, columns: torch.Tensor
+    ) -> torch.Tensor:
+        if output is not None:
+            return row_errors(rows, call, output, columns)
+        self.doubt((call.kind, call.layer), "the product of weights and values was not seen")
+        return rows.new_zeros(len(rows))
+
     def _stream(
-        self, call: AttentionCall, plan: PassPlan, edges: torch.Tensor, take_rows: TakeRows
+        self, call: Call, plan: PassPlan, edges: torch.Tensor, take_rows: TakeRows
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Hand rows out block by block; return those of the probes, and the sums over spans."""
-        size = max(1, BLOCK_WEIGHTS // (call.query.shape[1] * call.key.shape[2]))
+        size = max(1, BLOCK_WEIGHTS // (call.n_heads * call.n_keys))
         probes = plan.probes[0].tolist()
         at_probes: dict[int, torch.Tensor] = {}
         steps: list[torch.Tensor] = []
@@ -227,30 +278,30 @@ class Recording:
         together = torch.stack([at_probes[probe] for probe in probes], dim=2)
         return together, torch.cat(steps, dim=2) if steps else None
 
-    def _checked_plan(self, call: AttentionCall) -> PassPlan:
+    def _checked_plan(self, call: Call) -> PassPlan:
         plan = self._plans.get(call.kind)
-        if plan is None or call.query.shape[2] != plan.n_queries:
+        if plan is None or call.n_queries != plan.n_queries:
             raise ModelError(
                 "this attention call is not over the inputs of the pass",
                 where=f"{self.model}, {call.kind} attention of layer {call.layer}",
-                got=f"{call.query.shape[2]} queries",
+                got=f"{call.n_queries} queries",
                 expected=f"{plan.n_queries if plan else 'a pass that was announced'}",
                 fix="call the model itself, with input ids in one piece",
             )  # fmt: skip
         return plan
 
-    def _certify_again(self, call: AttentionCall, plan: PassPlan, output: torch.Tensor) -> None:
+    def _certify_again(self, call: Call, plan: PassPlan, output: torch.Tensor | None) -> None:
         """Take a second call in one layer: the same attention on other values (DiffLlama)."""
-        kind, layer, before = self._last or ("", -1, call)
-        same = (kind, layer) == (call.kind, call.layer)
-        if not (same and before.query is call.query and before.key is call.key):
+        columns = plan.columns.gather(1, plan.probes)
+        weights = softmax_rows(call, columns)
+        place, before = self._last or (("", -1), weights)
+        same = place == (call.kind, call.layer) and weights.shape == before.shape
+        if not same or not torch.allclose(weights, before, rtol=0, atol=_SAME, equal_nan=True):
             raise CertificateError(
                 "two different attentions in one layer", where=f"{self.model}, layer {call.layer}",
                 fix="this architecture is not supported",
             )  # fmt: skip
-        columns = plan.columns.gather(1, plan.probes)
-        weights = softmax_rows(call, columns)
-        error = row_errors(weights, call, output, columns)
+        error = self._row_errors(weights, call, output, columns)
         self._pieces[call.kind].certify(call.layer, error)
 
     # --- afterwards --------------------------------------------------------------------------
@@ -267,19 +318,33 @@ class Recording:
         if not self._pieces:
             raise CertificateError(
                 "no attention was seen during the forward pass", where=self.model,
-                fix="run the model inside the block; remote code with attention of its own is not "
-                "supported yet",
+                fix="run the model inside the block; where it attends in modules of other names, "
+                "name them: --attention-module 'transformer.layers.{}.attn'",
             )  # fmt: skip
         lineage = self.history.lineage(sequences)
         for kind, pieces in self._pieces.items():
-            certificate = Certificate("interface", self.tolerance, dict(pieces.errors))
-            certificate.check(self.model)
+            certificate = self._certified(kind, pieces)
             self._check_all_seen(kind, pieces)
             queries = self._layouts[ENCODER if kind == ENCODER else SELF]
             keys = self._layouts[SELF if kind == SELF else ENCODER]
             if kind != ENCODER and lineage is not None:
                 pieces.follow(lineage)
             self._kinds[kind] = self._assembled(kind, pieces, certificate, queries, keys)
+
+    def _certified(self, kind: str, pieces: Pieces) -> Certificate:
+        """Check the proof of one kind of attention; what is unproven needs the user's leave."""
+        errors = dict(pieces.errors)
+        Certificate(self.survey.route, self.tolerance, errors).check(self.model)
+        unproven = {layer: why for (of, layer), why in self._unproven.items() if of == kind}
+        for layer, why in unproven.items():
+            if not self.survey.uncertified:
+                raise CertificateError(
+                    f"nothing proves the captured attention: {why}",
+                    where=f"{self.model}, layer {layer}",
+                    fix="nothing was stored; --uncertified records it all the same, and says so",
+                )  # fmt: skip
+            errors[layer] = torch.full_like(errors[layer], UNPROVEN)
+        return Certificate(self.survey.route, self.tolerance, errors, unproven)
 
     def _assembled(
         self, kind: str, pieces: Pieces, certificate: Certificate, queries: Layout, keys: Layout
@@ -330,8 +395,9 @@ class Recording:
         there = {layer for of_kind, layer in self.survey.places.values() if of_kind == kind}
         if missing := sorted((there & (self.only_layers or there)) - set(pieces.errors)):
             raise CertificateError(
-                "attention layers were not seen", where=self.model, got=f"layers {missing} missing"
-            )
+                "attention layers were not seen", where=self.model, got=f"layers {missing} missing",
+                fix=None if self.survey.route == INTERFACE else _NOT_SEEN,
+            )  # fmt: skip
 
     def _check_request(self, layout: Layout, kind: str) -> None:
         if kind == ENCODER or (self.queries is None and self.spans is None):

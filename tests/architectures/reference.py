@@ -43,6 +43,9 @@ class Architecture:
     """Where pads go so that they change nothing."""
     sums_to_one: bool = True
     """Whether rows sum to 1; not so with a sink column, which eager drops from its weights."""
+    fused_only: bool = False
+    """Whether its eager path is not what runs, so that the truth is worked out from the arguments
+    of its fused calls."""
     needs_position_ids: bool = False
     """Whether a left-padded batch needs `position_ids` to mean what its examples mean alone."""
     notes: str = ""
@@ -80,6 +83,26 @@ _FACTS: dict[str, dict[str, Any]] = {
         "notes": "top_k query heads per KV head, tiled and not interleaved: head h uses KV head "
         "h % n_kv_heads; which expert made a head's query differs from token to token"
     },
+    "gpt_neo": {"base": "eager", "needs_position_ids": True, "notes": "scores are not scaled"},
+    "gptj": {"base": "eager", "needs_position_ids": True},
+    "codegen": {
+        "base": "eager", "needs_position_ids": True,
+        "notes": "the mask is added before the scaling",
+    },
+    "bloom": {"base": "eager", "notes": "ALiBi; examples and heads share an axis"},
+    "mpt": {"base": "eager", "notes": "ALiBi; the mask is boolean, True = masked"},
+    "xglm": {
+        "base": "eager", "needs_position_ids": True,
+        "notes": "examples and heads share an axis",
+    },
+    "openai-gpt": {
+        "base": "eager", "needs_position_ids": True,
+        "notes": "knows no cache; the future is masked by -10,000",
+    },
+    "falcon-rotary": {"fused_only": True, "notes": "one KV head, broadcast; eager adds a mask of "
+                      "truth values to the scores"},
+    "falcon-new": {"fused_only": True, "notes": "KV heads broadcast to all query heads"},
+    "falcon-alibi": {"fused_only": True, "notes": "eager adds ALiBi twice, sdpa once"},
     "t5": {
         "kind": "encoder-decoder", "encoder_layers": (0, 1, 2),
         "notes": "position_bias=, no scaling; cross attention gets a zero bias",
@@ -173,8 +196,16 @@ def truth_of(architecture: Architecture, model: PreTrainedModel, inputs: Inputs)
     exact = copy.deepcopy(model).double().eval()
     exact.set_attn_implementation("eager")
     exact.set_experts_implementation("eager")  # the grouped product knows no float64
-    with _Float64Softmax():
-        outputs = exact(**inputs, output_attentions=True)
+    torch.set_default_dtype(torch.float64)  # xglm makes its mask's value in the default format
+    try:
+        if architecture.fused_only:
+            with _FusedInFloat64() as calls:
+                exact(**inputs)
+            return Truth(dict(zip(architecture.attending_layers, calls.weights, strict=True)))
+        with _Float64Softmax():
+            outputs = exact(**inputs, output_attentions=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
     own, encoder = architecture.attending_layers, architecture.encoder_layers
     if architecture.kind != "encoder-decoder":
         return Truth(dict(zip(own, outputs.attentions, strict=True)))
@@ -186,7 +217,7 @@ def truth_of(architecture: Architecture, model: PreTrainedModel, inputs: Inputs)
 
 
 class _Float64Softmax(TorchFunctionMode):
-    """Let softmax stay in float64 where a model's eager path asks for float32.
+    """Let scores stay in float64 where a model's eager path asks for float32.
 
     Besides rounding, float32 has no room for float64's mask value: a pad's row, with no visible
     key, would be NaN instead of even, and poison every row after it.
@@ -198,6 +229,32 @@ class _Float64Softmax(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is torch.nn.functional.softmax and args[0].dtype == torch.float64:
             kwargs.pop("dtype", None)
+        if func is torch.Tensor.float and args[0].dtype == torch.float64:
+            return args[0]
+        return func(*args, **kwargs)
+
+
+class _FusedInFloat64(TorchFunctionMode):
+    """Work out, beside each fused call, its weights from scores as wide as they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[torch.Tensor] = []
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            query, key, _ = args
+            scores = query @ key.mT / query.shape[-1] ** 0.5
+            if kwargs["is_causal"]:
+                future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+                scores = scores.masked_fill(future, -torch.inf)
+            elif (mask := kwargs["attn_mask"]) is not None:
+                added = mask.dtype != torch.bool
+                scores = scores + mask if added else scores.masked_fill(~mask, -torch.inf)
+            self.weights.append(scores.softmax(-1).nan_to_num())
         return func(*args, **kwargs)
 
 

@@ -35,6 +35,9 @@ _SLIDING_FIRST = {
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
 }
 _GPT = _TOKENS | {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "n_inner": 48}
+_FALCON = _TOKENS | {
+    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_hidden_size": 48,
+}  # fmt: skip
 _ENCODER_DECODER = {
     "encoder_layers": 2, "decoder_layers": 3, "d_model": 32, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
@@ -189,6 +192,35 @@ ZOO: dict[str, Callable[[], PreTrainedModel]] = {
     "helium": _causal("Helium", **_HEADED),
     "seed_oss": _causal("SeedOss", **_HEADED),
     "lfm2": _causal("Lfm2", **_GROUPED, layer_types=["conv", "full_attention", "conv"]),
+    "bloom": _causal("Bloom", **_TOKENS, hidden_size=32, n_layer=3, n_head=4),
+    "mpt": _causal(
+        "Mpt", **_TOKENS, d_model=32, n_heads=4, n_layers=3, max_seq_len=128, expansion_ratio=2,
+        use_cache=True,
+    ),
+    "gptj": partial(
+        make, "GPTJConfig", "GPTJForCausalLM", _GPT | {"rotary_dim": 4}
+    ),
+    "gpt_neo": _causal(
+        "GPTNeo", **_TOKENS, hidden_size=32, num_layers=3, num_heads=4, intermediate_size=48,
+        max_position_embeddings=128, window_size=WINDOW,
+        attention_types=[[["local", "global", "local"], 1]],
+    ),
+    "codegen": partial(
+        make, "CodeGenConfig", "CodeGenForCausalLM", _GPT | {"rotary_dim": 4, "n_ctx": 128}
+    ),
+    "xglm": _causal(
+        "XGLM", **_TOKENS, d_model=32, num_layers=3, attention_heads=4, ffn_dim=48,
+        max_position_embeddings=128,
+    ),
+    "openai-gpt": partial(
+        make, "OpenAIGPTConfig", "OpenAIGPTLMHeadModel",
+        _TOKENS | {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128},
+    ),
+    "falcon-rotary": _causal("Falcon", **_FALCON, multi_query=True, alibi=False),
+    "falcon-new": _causal(
+        "Falcon", **_FALCON, new_decoder_architecture=True, num_kv_heads=2, alibi=False
+    ),
+    "falcon-alibi": _causal("Falcon", **_FALCON, multi_query=False, alibi=True),
     "t5": partial(
         make, "T5Config", "T5ForConditionalGeneration",
         _TOKENS | {
