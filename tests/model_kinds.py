@@ -1,6 +1,7 @@
 """Tiny models of every kind that people have on disk, made on the spot."""
 
 import json
+import warnings
 
 import gguf
 import numpy as np
@@ -106,26 +107,34 @@ def as_q8(weight):
     return torch.from_numpy(quants.dequantize(quants.quantize(weight.numpy(), kind), kind))
 
 
+def adapted(base, config):
+    """A new adapter on `base`, without PEFT's word about its own deprecations."""
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return get_peft_model(base, config)
+
+
 def save_adapter(folder, base, config, name=None, seed=1):
     """An adapter with weights that matter, on `base`; `name` is the base it names.
 
     Returns:
         The logits of model and adapter together, before anything was saved.
     """
-    from peft import get_peft_model
-
-    wrapped = get_peft_model(base, config)
+    wrapped = adapted(base, config)
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.3)
-    wrapped.eval().save_pretrained(folder)
+    trained = logits_of(wrapped.eval())
+    wrapped.save_pretrained(folder)
     if name is not None:
         path = folder / "adapter_config.json"
         settings = json.loads(path.read_text()) | {"base_model_name_or_path": str(name)}
         path.write_text(json.dumps(settings))
-    return logits_of(wrapped)
+    return trained
 
 
 def record_base(folder, base, fingerprint):

@@ -22,7 +22,6 @@ from peft import (
     OFTConfig,
     PromptTuningConfig,
     RandLoraConfig,
-    ShiraConfig,
     TrainableTokensConfig,
     VeraConfig,
     WaveFTConfig,
@@ -31,11 +30,9 @@ from peft import (
 from attnprobe.attention import Survey, record
 from attnprobe.models import fingerprint, load_model
 from attnprobe.models.adapters import SUPPORTED
-from tests.model_kinds import IDS, logits_of, record_base, save_adapter, save_gguf
+from tests.model_kinds import IDS, adapted, logits_of, record_base, save_adapter, save_gguf
 from tests.test_models_checkpoints import fault, load
 from tests.tiny import make_tokenizer, save_model, tiny_llama
-
-pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's own, while adapters are made
 
 AIM = {"target_modules": ["q_proj", "v_proj", "up_proj"]}
 KINDS = {
@@ -54,7 +51,6 @@ KINDS = {
     "MISS": MissConfig(r=2, **AIM),
     "OFT": OFTConfig(oft_block_size=4, **AIM),
     "RANDLORA": RandLoraConfig(r=2, **AIM),
-    "SHIRA": ShiraConfig(r=1, **AIM),
     "TRAINABLE_TOKENS": TrainableTokensConfig(
         target_modules=["embed_tokens"], token_indices=[10, 11, 12]
     ),
@@ -265,11 +261,9 @@ def trained(smollm2, tmp_path_factory):
     """A LoRA adapter of SmolLM2 after a few steps on number sequences."""
     import copy
 
-    from peft import get_peft_model
-
     folder = tmp_path_factory.mktemp("trained") / "adapter"
     torch.manual_seed(0)
-    model = get_peft_model(
+    model = adapted(
         copy.deepcopy(smollm2.model),
         LoraConfig(r=8, target_modules=["q_proj", "k_proj", "v_proj"], task_type="CAUSAL_LM"),
     )

@@ -20,7 +20,7 @@ RECORD = "attnprobe.json"
 
 SUPPORTED = {
     "LORA", "ADALORA", "C3A", "DELORA", "FOURIERFT", "GRALORA", "HRA", "IA3", "LN_TUNING", "LOHA",
-    "LOKR", "MISS", "OFT", "RANDLORA", "SHIRA", "TRAINABLE_TOKENS", "VERA", "WAVEFT",
+    "LOKR", "MISS", "OFT", "RANDLORA", "TRAINABLE_TOKENS", "VERA", "WAVEFT",
 }  # fmt: skip
 """Types that change what layers compute and nothing else; each was tested."""
 
