@@ -161,7 +161,7 @@ class Encoding:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that shapes a capture of this record: what went in.
+        """Half a SHA-256 of everything that shapes a capture of this record: what went in.
 
         What the model wrote is left out, so that the digest is the same before and after.
         """
@@ -169,7 +169,7 @@ class Encoding:
         spans = tuple(span for span in self.spans if span.stop <= stop)
         sinks = tuple(sink for sink in self.sinks if sink < stop)
         parts = (_described(self.record), self.n_prompt, spans, sinks, self.texts[:stop])
-        return hashlib.sha256(repr(parts).encode() + self.ids[:stop].tobytes()).hexdigest()
+        return hashlib.sha256(repr(parts).encode() + self.ids[:stop].tobytes()).hexdigest()[:32]
 
 
 def _described(record: Record) -> str:

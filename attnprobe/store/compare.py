@@ -51,8 +51,7 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
 def _plan_differences(run: Plan, asked: Plan) -> list[str]:
     if run == asked:
         return []
-    old = {record.id: record.digest for chunk in run for record in chunk}
-    new = {record.id: record.digest for chunk in asked for record in chunk}
+    old, new = (dict(zip(plan.ids, plan.digests, strict=True)) for plan in (run, asked))
     if old == new:
         return [f"plan: run has {len(run)} chunks, asked for {len(asked)} or another order"]
     changed = [name for name in new if name in old and new[name] != old[name]]

@@ -79,18 +79,20 @@ def take_names(value: Any, name: str, where: str, length: int | None = None) -> 
     return names
 
 
-def take_hash(value: Any, name: str, where: str) -> str:
-    """Return a member that is a SHA-256 in hex."""
+def take_hash(value: Any, name: str, where: str, n_characters: int = 64) -> str:
+    """Return a member that is a hash in hex."""
     text = take(value, name, str, where)
-    return take_hashes({name: [text]}, name, where, 1)[0]
+    return take_hashes({name: [text]}, name, where, 1, n_characters)[0]
 
 
-def take_hashes(value: Any, name: str, where: str, length: int) -> list[str]:
-    """Return a member that is a list of SHA-256 in hex."""
+def take_hashes(
+    value: Any, name: str, where: str, length: int, n_characters: int = 64
+) -> list[str]:
+    """Return a member that is a list of hashes in hex."""
     hashes = take(value, name, list, where)
     good = len(hashes) == length and set(map(type, hashes)) <= {str}
-    if not (good and set(map(len, hashes)) <= {64} and _HEX.fullmatch("".join(hashes))):
-        raise _damaged(name, where, "SHA-256 in hex", length)
+    if not (good and set(map(len, hashes)) <= {n_characters} and _HEX.fullmatch("".join(hashes))):
+        raise _damaged(name, where, f"hashes of {n_characters} hex digits", length)
     return hashes
 
 

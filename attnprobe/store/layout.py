@@ -54,7 +54,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("/layer", "<i4", ("layer",), "number of each stored layer in the model"),
     Column("/head", "<i4", ("head",), "number of each stored query head in the model"),
     Column("/record/id", "text", ("record",), "record id"),
-    Column("/record/digest", "text", ("record",), "SHA-256 of the encoding, in hex"),
+    Column("/record/digest", "text", ("record",), "first half of the encoding's SHA-256, in hex"),
     Column("/record/item", "text", ("record",), "the problem"),
     Column("/record/style", "text", ("record",), "the way of prompting"),
     Column("/record/task", "text", ("record",), "the problem family"),
@@ -65,7 +65,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("/record/crc32", "<u4", ("record",), "CRC-32 of the record's stored bytes"),
     Column("/record/batch_size", "<i4", ("record",), "records that shared the forward pass"),
     Column("/record/is_generated", "|u1", ("record",), "1 where the model wrote the target"),
-    Column("/record/counts", "<i8", ("record", "axis"), "entries of the record on each ragged axis"),
+    Column("/record/counts", "<i8", ("record", "axis"), "its entries on each ragged axis"),
     Column("/record/json", "|u1", ("json_byte",), "the whole record, UTF-8 JSON", in_crc=True),
     Column(
         "/record/generated", "|u1", ("generated_byte",), "what the model wrote, UTF-8", in_crc=True

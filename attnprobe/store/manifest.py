@@ -32,9 +32,9 @@ from attnprobe.store.receipts import (
     MAX_RECEIPT_ENTRIES,
     MAX_RECORD_BYTES,
     MAX_RECORD_ENTRIES,
+    RECORD_COLUMNS,
     Receipt,
     records_from_json,
-    records_to_json,
 )
 
 MAX_RECORDS = 10**6
@@ -137,7 +137,7 @@ class Manifest:
         )
         if not take(value, "complete", bool, where):
             return begun
-        return begun.completed(_receipts_from_json(value, plan, begun.settings_hash, where))
+        return begun.completed(_receipts_from_json(value, plan, where))
 
 
 def _receipts_to_json(receipts: tuple[Receipt, ...]) -> dict[str, Any]:
@@ -147,15 +147,13 @@ def _receipts_to_json(receipts: tuple[Receipt, ...]) -> dict[str, Any]:
     counts = {axis: [r.counts[axis] for r in receipts] for axis in receipts[0].counts}
     records = {
         name: [entry for receipt in receipts for entry in receipt.records[name]]
-        for name in receipts[0].records
+        for name in RECORD_COLUMNS
     }
     shards = {"bytes": [r.bytes for r in receipts], "sha256": [r.sha256 for r in receipts]}
-    return {"shards": shards | {"counts": counts}, "records": records_to_json(records)}
+    return {"shards": shards | {"counts": counts}, "records": records}
 
 
-def _receipts_from_json(
-    value: Any, plan: Plan, settings_hash: str, where: str
-) -> tuple[Receipt, ...]:
+def _receipts_from_json(value: Any, plan: Plan, where: str) -> tuple[Receipt, ...]:
     shards, n_chunks = take(value, "shards", dict, where), len(plan)
     sizes = take_numbers(shards, "bytes", where, n_chunks)
     hashes = take_hashes(shards, "sha256", where, n_chunks)
@@ -164,10 +162,10 @@ def _receipts_from_json(
     if columns["record"] != list(plan.sizes):
         raise FormatError("the shards do not hold the records of the plan", where=where)
     records = take(value, "records", dict, where)
-    listed = records_from_json(records, len(plan.ids), where) | {"id": list(plan.ids)}
+    listed = records_from_json(records, len(plan.ids), where)
     return tuple(
         Receipt(
-            chunk, sizes[chunk], hashes[chunk], settings_hash,
+            chunk, sizes[chunk], hashes[chunk],
             {axis: column[chunk] for axis, column in columns.items()},
             {name: column[plan.extent(chunk)] for name, column in listed.items()},
         )

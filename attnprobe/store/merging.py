@@ -45,7 +45,7 @@ def merge(
             different records. They stay as they are.
         out: Folder of the new run.
         overwrite: Replace a run that is there.
-        on_progress: Called with shards done and shards in all.
+        on_progress: Called with records done and records in all.
 
     Returns:
         `out`.
@@ -71,11 +71,13 @@ def merge(
         out, first.settings, first.model, first.layers, first.heads,
         [chunk for manifest in manifests for chunk in manifest.plan], overwrite=overwrite,
     )  # fmt: skip
-    missing = writer.missing()
-    on_progress(len(sources) - len(missing), len(sources))
-    for done, chunk in enumerate(missing, len(sources) - len(missing) + 1):
-        _copy(sources[chunk], out, chunk)
-        on_progress(done, len(sources))
+    missing, sizes = writer.missing(), writer.manifest.plan.sizes
+    done = sum(sizes) - sum(sizes[chunk] for chunk in missing)
+    on_progress(done, sum(sizes))
+    for chunk in missing:
+        _copy(sources[chunk], out, chunk, writer)
+        done += sizes[chunk]
+        on_progress(done, sum(sizes))
     writer.complete()
     return out
 
@@ -99,8 +101,6 @@ def _finished(path: Path) -> Manifest:
             "the run is not finished", where=str(path),
             fix="give its extract command again, then merge",
         )  # fmt: skip
-    if [receipt.chunk for receipt in manifest.receipts] != list(range(len(manifest.plan))):
-        raise FormatError("the manifest lacks receipts", where=str(path))
     if manifest.version > FORMAT_VERSION:
         newer, known = (".".join(map(str, pair)) for pair in (manifest.version, FORMAT_VERSION))
         raise StoreError(
@@ -135,7 +135,7 @@ def _refuse_shared_records(paths: Sequence[Path], manifests: Sequence[Manifest])
             owner[record.id] = path
 
 
-def _copy(source: _Source, out: Path, chunk: int) -> None:
+def _copy(source: _Source, out: Path, chunk: int, writer: RunWriter) -> None:
     """Copy a sealed shard under a new number; what differs from its receipt is not published."""
     final = out / SHARDS / shard_name(chunk)
     temporary = temporary_beside(final)
@@ -151,7 +151,8 @@ def _copy(source: _Source, out: Path, chunk: int) -> None:
             )  # fmt: skip
         with told_plainly(final):
             if publish(temporary, final):
-                write_receipt(out, replace(source.receipt, chunk=chunk))
+                receipt = replace(source.receipt, chunk=chunk)
+                write_receipt(out, receipt, writer.manifest.plan, writer.settings_hash)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

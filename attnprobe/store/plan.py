@@ -1,13 +1,25 @@
 """Which records stand in which shard: fixed when a run is begun, in the order of the data."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 from attnprobe.errors import FormatError
-from attnprobe.store.jsoncheck import take_hashes, take_names, take_numbers
+from attnprobe.store.jsoncheck import (
+    repeated,
+    take_hashes,
+    take_names,
+    take_numbers,
+    take_repeated,
+)
+from attnprobe.store.jsonfile import canonical_json
+from attnprobe.types import Encoding
+
+DIGEST_LENGTH = 32
+"""Characters of `Encoding.digest`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +28,21 @@ class PlannedRecord:
 
     id: str
     digest: str
-    """`Encoding.digest`: SHA-256 of everything that shapes the capture."""
+    """`Encoding.digest`: everything that shapes the capture."""
+    item: str
+    style: str
+    task: str
+    split: str
+
+    @classmethod
+    def of(cls, encoding: Encoding) -> "PlannedRecord":
+        """Plan the capture of an encoded record."""
+        r = encoding.record
+        return cls(r.id, encoding.digest, r.item, r.style, r.task, r.split)
+
+
+REPEATED = ("item", "style", "task", "split")
+"""Names that many records share."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +51,17 @@ class Plan:
 
     sizes: tuple[int, ...]
     """Records of each chunk."""
-    ids: tuple[str, ...]
-    digests: tuple[str, ...]
+    columns: Mapping[str, Sequence[str]]
+    """The fields of `PlannedRecord`, each for all records."""
 
     @classmethod
     def of(cls, chunks: Iterable[Sequence[PlannedRecord]]) -> "Plan":
         """Make a plan of chunks."""
         chunks = list(chunks)
         records = [record for chunk in chunks for record in chunk]
-        return cls(
-            tuple(map(len, chunks)), tuple(r.id for r in records), tuple(r.digest for r in records)
-        )
+        names = ("id", "digest", *REPEATED)
+        columns = {name: tuple(getattr(record, name) for record in records) for name in names}
+        return cls(tuple(map(len, chunks)), columns)
 
     @classmethod
     def from_json(cls, value: Any, n_records: int, where: str) -> "Plan":
@@ -45,20 +71,34 @@ class Plan:
             FormatError: If something is missing, of the wrong kind, or does not fit together.
         """
         sizes = take_numbers(value, "sizes", where)
-        ids = take_names(value, "id", where, n_records)
-        digests = take_hashes(value, "digest", where, n_records)
+        columns = {
+            "id": take_names(value, "id", where, n_records),
+            "digest": take_hashes(value, "digest", where, n_records, DIGEST_LENGTH),
+        } | {name: take_repeated(value, name, where, n_records) for name in REPEATED}
         if sum(sizes) != n_records or not all(sizes):
             raise FormatError(
                 "the chunks of the plan do not hold its records", where=where, got=sum(sizes),
                 expected=f"{n_records} records, no chunk empty",
             )  # fmt: skip
-        if len(set(ids)) != n_records:
+        if len(set(columns["id"])) != n_records:
             raise FormatError("a record id stands twice in the plan", where=where)
-        return cls(tuple(sizes), tuple(ids), tuple(digests))
+        return cls(tuple(sizes), {name: tuple(column) for name, column in columns.items()})
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as it stands in a manifest."""
-        return {"sizes": list(self.sizes), "id": list(self.ids), "digest": list(self.digests)}
+        shared = {name: repeated(self.columns[name]) for name in REPEATED}
+        whole = {name: list(self.columns[name]) for name in ("id", "digest")}
+        return {"sizes": list(self.sizes)} | whole | shared
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Id of every record."""
+        return self.columns["id"]
+
+    @property
+    def digests(self) -> Sequence[str]:
+        """Digest of every record."""
+        return self.columns["digest"]
 
     @cached_property
     def edges(self) -> tuple[int, ...]:
@@ -69,16 +109,22 @@ class Plan:
         """Return which records of all are those of a chunk."""
         return slice(self.edges[chunk], self.edges[chunk + 1])
 
-    def ids_of(self, chunk: int) -> tuple[str, ...]:
-        """Return the ids of a chunk's records."""
-        return self.ids[self.extent(chunk)]
+    def column(self, name: str, chunk: int) -> Sequence[str]:
+        """Return a column of a chunk's records."""
+        return self.columns[name][self.extent(chunk)]
+
+    def mark(self, chunk: int, settings_hash: str) -> str:
+        """Return the hash that binds a receipt to the settings of a run and a chunk's records."""
+        known = [settings_hash, *(list(self.column(name, chunk)) for name in ("id", "digest"))]
+        return hashlib.sha256(canonical_json(known).encode("ascii")).hexdigest()[:DIGEST_LENGTH]
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def __getitem__(self, chunk: int) -> tuple[PlannedRecord, ...]:
         extent = self.extent(range(len(self))[chunk])
-        return tuple(map(PlannedRecord, self.ids[extent], self.digests[extent]))
+        names = ("id", "digest", *REPEATED)
+        return tuple(map(PlannedRecord, *(self.columns[name][extent] for name in names)))
 
     def __iter__(self) -> Iterator[tuple[PlannedRecord, ...]]:
         return (self[chunk] for chunk in range(len(self)))

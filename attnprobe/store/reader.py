@@ -1,6 +1,6 @@
 """Opens a run for reading: listing without a shard, then records as labelled arrays."""
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +11,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from attnprobe.errors import FormatError, SelectionError, nearest
+from attnprobe.errors import SelectionError, nearest
 from attnprobe.store import views
 from attnprobe.store.layout import RAGGED, SHARDS, shard_name
-from attnprobe.store.manifest import read_manifest
+from attnprobe.store.manifest import Manifest, read_manifest
+from attnprobe.store.notebook import run_table
+from attnprobe.store.opened import OpenShards
+from attnprobe.store.plan import REPEATED
+from attnprobe.store.ragged import Stretch, neighbours, step_masses
 from attnprobe.store.receipts import RECORD_COLUMNS, Receipt, read_receipt
 from attnprobe.store.shard import Ahead, Shard
 from attnprobe.store.views import Place, Selection
@@ -28,8 +32,6 @@ LISTED = (
     "worst_error", "shard",
 )  # fmt: skip
 """Columns of `Run.records`."""
-
-MAX_OPEN_SHARDS = 8
 
 
 def open_run(path: Path | str) -> "Run":
@@ -46,11 +48,9 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.manifest = read_manifest(path)
+        self.manifest = self._read_manifest()
         self.receipts = self._read_receipts()
-        self._check_planned()
-        self._open: OrderedDict[int, Shard] = OrderedDict()
-        self._sealed: set[int] = set()
+        self._shards = OpenShards(self._open_shard)
 
     @property
     def complete(self) -> bool:
@@ -90,9 +90,10 @@ class Run:
     @cached_property
     def records(self) -> pd.DataFrame:
         """The records of all sealed chunks, in the order of the plan, indexed by id."""
-        listed = {name: self._listed(name) for name in RECORD_COLUMNS}
+        listed = {name: self._listed(name) for name in ("id", *REPEATED, *RECORD_COLUMNS)}
         n_steps = [n - p for n, p in zip(listed["n_tokens"], listed["n_prompt"], strict=True)]
-        shards = [shard_name(receipt.chunk) for receipt in self.receipts for _ in receipt.ids]
+        sizes = [(shard_name(r.chunk), r.counts["record"]) for r in self.receipts]
+        shards = [name for name, size in sizes for _ in range(size)]
         columns = listed | {"n_steps": n_steps, "shard": shards}
         return pd.DataFrame(
             {name: columns[name] for name in LISTED}, pd.Index(listed["id"], name="id")
@@ -183,6 +184,52 @@ class Run:
         for place in self._places(ids):
             yield place.id, views.step_mass(place, chosen)
 
+    def iter_weights(
+        self, ids: Iterable[str] | None = None, layer: Numbers = None, head: Numbers = None
+    ) -> Iterator[tuple[str, xr.DataArray]]:
+        """Go through the attention rows of many records with bounded memory.
+
+        Args:
+            ids: Which records; all by default.
+            layer: Layers by their number in the model; all by default.
+            head: Query heads; all by default.
+
+        Yields:
+            Record id and the array of `weights`, in the order of the plan.
+        """
+        chosen = self._select(layer, head)
+        for place in self._places(ids):
+            yield place.id, views.weights(place, chosen)
+
+    def step_masses(
+        self, layer: Numbers = None, head: Numbers = None, ids: Iterable[str] | None = None
+    ) -> xr.Dataset:
+        """Return the step masses of many records at once, the fast way to one head of a whole run.
+
+        They lie one after another along `cell`, in the order of the plan: record r has
+        `n_steps[r] * n_groups[r]` cells from `first_cell[r]` on, group running fastest, and its
+        groups lie from `first_group[r]` on along `group`, with their roles. So this is what
+        record r pays at each of its steps to each of its groups:
+
+            start, shape = int(table.first_cell[r]), (int(table.n_steps[r]), int(table.n_groups[r]))
+            table.step_mass.values[0, 0, start : start + shape[0] * shape[1]].reshape(shape)
+
+        Args:
+            layer: Layers by their number in the model; all by default.
+            head: Query heads; all by default.
+            ids: Which records; all by default.
+
+        Raises:
+            MeasureError: If the run holds no attention of every step.
+        """
+        found = self._found(ids)
+        stretches = (
+            Stretch(self._shards[number], first, stop) for number, first, stop in neighbours(found)
+        )
+        chosen = self._select(layer, head)
+        names = [self._id(number, position) for number, position in found] if ids else self._where
+        return step_masses(stretches, list(names), chosen)
+
     def info(self) -> dict[str, Any]:
         """Return what the run holds, how much, by which model and settings, and how far it is."""
         plan, errors = self.manifest.plan, self._listed("worst_error")
@@ -217,8 +264,7 @@ class Run:
 
     def close(self) -> None:
         """Close every shard."""
-        while self._open:
-            self._open.popitem()[1].close()
+        self._shards.close()
 
     def __enter__(self) -> "Run":
         return self
@@ -238,25 +284,24 @@ class Run:
             f"{len(self.heads)} heads, keep {'+'.join(self.keep)}, {state})"
         )
 
+    def _repr_html_(self) -> str:
+        return run_table(self.info())
+
+    def _read_manifest(self) -> Manifest:
+        return read_manifest(self.path)
+
     def _listed(self, name: str) -> list[Any]:
-        return [entry for receipt in self.receipts for entry in receipt.records[name]]
+        if name in RECORD_COLUMNS:
+            return [entry for receipt in self.receipts for entry in receipt.records[name]]
+        plan = self.manifest.plan
+        return [entry for r in self.receipts for entry in plan.column(name, r.chunk)]
 
     def _read_receipts(self) -> tuple[Receipt, ...]:
         if self.manifest.complete:
             return self.manifest.receipts
-        sizes, settings_hash = self.manifest.plan.sizes, self.manifest.settings_hash
-        found = [
-            read_receipt(self.path, chunk, size, settings_hash) for chunk, size in enumerate(sizes)
-        ]
+        plan, settings_hash = self.manifest.plan, self.manifest.settings_hash
+        found = [read_receipt(self.path, chunk, plan, settings_hash) for chunk in range(len(plan))]
         return tuple(receipt for receipt in found if receipt is not None)
-
-    def _check_planned(self) -> None:
-        for receipt in self.receipts:
-            if tuple(receipt.ids) != self.manifest.plan.ids_of(receipt.chunk):
-                raise FormatError(
-                    "the receipt lists other records than the plan", where=str(self.path),
-                    got=shard_name(receipt.chunk),
-                )  # fmt: skip
 
     @cached_property
     def _where(self) -> dict[str, tuple[int, int]]:
@@ -264,7 +309,7 @@ class Run:
         return {
             record_id: (number, position)
             for number, receipt in enumerate(self.receipts)
-            for position, record_id in enumerate(receipt.ids)
+            for position, record_id in enumerate(self.manifest.plan.column("id", receipt.chunk))
         }
 
     def _method(self, method: str | None) -> str:
@@ -300,28 +345,28 @@ class Run:
 
     def _place(self, record_id: str) -> Place:
         number, position = self._find(record_id)
-        return Place(self._shard(number), position)
+        return Place(self._shards[number], position)
+
+    def _id(self, number: int, position: int) -> str:
+        return self.manifest.plan.column("id", self.receipts[number].chunk)[position]
+
+    def _found(self, ids: Iterable[str] | None) -> list[tuple[int, int]]:
+        """Return where records lie, in the order of the plan."""
+        return sorted(map(self._find, ids)) if ids is not None else list(self._where.values())
 
     def _places(self, ids: Iterable[str] | None) -> Iterator[Place]:
-        found = sorted(map(self._find, ids)) if ids is not None else list(self._where.values())
+        found = self._found(ids)
         shard, ahead = None, Ahead(-1)
         for at, (number, position) in enumerate(found):
-            current = self._shard(number)
+            current = self._shards[number]
             if current is not shard or position > ahead.last:
                 shard, ahead = current, Ahead(_until(found, at))
             yield Place(current, position, ahead)
 
-    def _shard(self, number: int) -> Shard:
-        if number not in self._open:
-            receipt = self.receipts[number]
-            path = self.path / SHARDS / shard_name(receipt.chunk)
-            shard = Shard.open(path, receipt, self.manifest, sealed=number in self._sealed)
-            self._sealed.add(number)
-            self._open[number] = shard
-            if len(self._open) > MAX_OPEN_SHARDS:
-                self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(number)
-        return self._open[number]
+    def _open_shard(self, number: int) -> Shard:
+        receipt = self.receipts[number]
+        path = self.path / SHARDS / shard_name(receipt.chunk)
+        return Shard.open(path, receipt, self.manifest, sealed=True)
 
     def _select(self, layer: Numbers, head: Numbers) -> Selection:
         layers, layer_numbers = self._axis("layer", layer, self.layers)

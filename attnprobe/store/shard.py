@@ -1,28 +1,27 @@
 """Reads one shard: light columns whole, heavy ones in stretches."""
 
+import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5d  # pyright: ignore[reportAttributeAccessIssue]
 from jaxtyping import Float32, Int64
 
 from attnprobe.errors import FormatError
 from attnprobe.store import guard
 from attnprobe.store.codes import CODES, Code, decode
 from attnprobe.store.columns import encoding_from, texts_from
-from attnprobe.store.consistency import check_consistency
+from attnprobe.store.consistency import check_axis, check_consistency, check_records
 from attnprobe.store.jsoncheck import short
 from attnprobe.store.layout import (
     BIG,
     BY_NAME,
     COLUMNS,
-    PAIRS_PER_CHUNK,
     POINTS_INTO,
     RAGGED,
     Column,
@@ -30,22 +29,36 @@ from attnprobe.store.layout import (
 from attnprobe.store.manifest import Manifest
 from attnprobe.store.publish import sha256
 from attnprobe.store.receipts import RECORD_COLUMNS, Receipt
+from attnprobe.store.stretches import Ahead, Leading, Window, read_stretch
 from attnprobe.types import Encoding
 
-WINDOW_BYTES = 64 * 2**20
-"""How much decoded data is read ahead at most, while records are read one after another."""
-
+IDENTITY = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
+"""What tells whether a file is still the one that was checked."""
 
 BLOBS = ("/record/json", "/record/generated")
 
 
 class Shard:
-    """A shard open for reading; its structure was checked."""
+    """A shard open for reading; its structure was checked.
 
-    def __init__(self, path: Path, file: h5py.File, columns: Mapping[str, Column]) -> None:
+    The light columns are read once, and checked when they are first read.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        file: h5py.File,
+        columns: Mapping[str, Column],
+        stored: Mapping[str, guard.Stored],
+    ) -> None:
         self.path, self.file, self.columns = path, file, columns
+        self._stored = stored
+        self._ids: dict[str, h5d.DatasetID] = {}
         self._columns: dict[str, np.ndarray] = {}
+        self._checked: set[str] = set()
         self._codes: dict[str, Code] = {}
+        self._receipt: Receipt | None = None
+        self._seen: os.stat_result | None = None
 
     @classmethod
     def open(cls, path: Path, receipt: Receipt, manifest: Manifest, *, sealed: bool) -> "Shard":
@@ -55,50 +68,126 @@ class Shard:
             path: Its file.
             receipt: What it should hold.
             manifest: The run's.
-            sealed: Whether its bytes were already compared with the receipt.
+            sealed: Whether its bytes need not be compared with the receipt: what is read has
+                checksums of its own.
 
         Raises:
             FormatError: If it is not what the receipt says, or not built as a shard must be.
         """
+        seen = guard.check_size(path, receipt)
         if not sealed:
             guard.check_sealed(path, receipt)
+        shard = cls.of(path, guard.open_file(path), receipt, manifest)
+        shard._receipt, shard._seen = receipt, seen
+        return shard
+
+    @classmethod
+    def of(cls, path: Path, file: h5py.File, receipt: Receipt, manifest: Manifest) -> "Shard":
+        """Check an HDF5 file that is open already, on disk or in memory; close it if it is bad.
+
+        Raises:
+            FormatError: If it is not what the receipt says, or not built as a shard must be.
+        """
         counts = {axis: receipt.counts.get(axis, 0) for axis in (*RAGGED, "record")}
-        n_layers, n_heads = len(manifest.layers), len(manifest.heads)
-        columns = manifest.columns
-        file = guard.open_checked(path, counts, n_layers, n_heads, columns.values())
-        shard = cls(path, file, columns)
         try:
-            shard._check_listed(receipt.ids, manifest)
-            check_consistency(shard)
+            shard = cls._checked_file(path, file, counts, manifest)
+            shard._check_listed(manifest.plan.column("id", receipt.chunk), manifest)
+            check_records(shard)
         except BaseException:
-            shard.close()
+            file.close()
             raise
         return shard
 
+    @classmethod
+    def _checked_file(
+        cls, path: Path, file: h5py.File, counts: Mapping[str, int], manifest: Manifest
+    ) -> "Shard":
+        n_layers, n_heads = len(manifest.layers), len(manifest.heads)
+        lengths = dict(counts) | {"layer": n_layers, "head": n_heads}
+        expected = guard.Expected(manifest.columns, lengths, manifest.encoding)
+        stored = guard.check_structure(path, file, expected)
+        return cls(path, file, manifest.columns, stored)
+
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; what was read of it is kept."""
+        self._ids.clear()
         self.file.close()
+
+    def reopen(self) -> None:
+        """Open the file again after `close`.
+
+        Raises:
+            FormatError: If it is not the file that was checked.
+        """
+        if self.file or self._receipt is None or self._seen is None:
+            return
+        now = guard.check_size(self.path, self._receipt)
+        if any(getattr(now, name) != getattr(self._seen, name) for name in IDENTITY):
+            raise self.fault("the shard was changed while the run was open")
+        self.file = guard.open_file(self.path)
+
+    @property
+    def n_cached(self) -> int:
+        """Bytes of the columns that were read."""
+        return sum(values.nbytes for values in self._columns.values())
 
     def dataset(self, name: str) -> h5py.Dataset:
         """Return a dataset, unread."""
-        return cast(h5py.Dataset, self.file[name])
+        return h5py.Dataset(self._id(name))
+
+    def stored(self, name: str) -> guard.Stored:
+        """Return how a dataset lies in the file."""
+        return self._stored[name]
+
+    def _id(self, name: str) -> h5d.DatasetID:
+        if name not in self._ids:
+            self._ids[name] = h5d.open(self.file.id, name.encode())
+        return self._ids[name]
 
     def column(self, name: str) -> np.ndarray:
-        """Return a light column, read once."""
+        """Return a light column, read once; those of its axis are checked first."""
         if name not in self._columns:
-            self._columns[name] = self._read(name, ())
+            stored = self.stored(name)
+            leading = tuple(tuple(range(length)) for length in stored.shape[:-1])
+            values = self.block(name, leading, slice(0, stored.shape[-1]))
+            values.flags.writeable = False
+            self._columns[name] = values
+        axis = self.columns[name].axis
+        if axis not in self._checked:
+            self._checked.add(axis)
+            try:
+                check_axis(self, axis)
+            except BaseException:
+                self._checked.discard(axis)
+                raise
         return self._columns[name]
 
     def extent(self, axis: str, record: int) -> slice:
         """Return the stretch of a ragged axis that belongs to a record."""
-        edges = self.edges[:, RAGGED.index(axis)]
+        edges = self.edge(axis)
         return slice(int(edges[record]), int(edges[record + 1]))
 
+    def edge(self, axis: str) -> Int64[np.ndarray, " edge"]:
+        """Return where the stretches of the records begin and end on a ragged axis."""
+        return self._edges[RAGGED.index(axis)]
+
     @cached_property
-    def edges(self) -> Int64[np.ndarray, "edge axis"]:
-        """Where the stretches of the records begin and end on each ragged axis."""
-        counts = self.column("/record/counts")
-        return np.concatenate([np.zeros_like(counts[:1]), np.cumsum(counts, axis=0)])
+    def _edges(self) -> Int64[np.ndarray, "axis edge"]:
+        counts = self.column("/record/counts").T
+        return np.concatenate([np.zeros_like(counts[:, :1]), np.cumsum(counts, axis=1)], axis=1)
+
+    @cached_property
+    def group_table(self) -> dict[str, np.ndarray]:
+        """What is known of the key groups of every record, one after another."""
+        spans = np.repeat(self.edge("span")[:-1], np.diff(self.edge("group")))
+        names = self.column("/span/role")[self.column("/group/span") + spans].tolist()
+        texts = {name: name.decode("utf-8", "replace") for name in set(names)}
+        return {
+            "role": np.array([texts[name] for name in names], object),
+            "is_sink": self.column("/group/is_sink").astype(bool),
+            "group_start": self.column("/group/start"),
+            "group_stop": self.column("/group/stop"),
+        }
 
     def part(self, name: str, record: int) -> np.ndarray:
         """Return a record's stretch of a column with one axis; positions count from its start.
@@ -106,7 +195,8 @@ class Shard:
         Light columns are read whole, attributions only where they are wanted.
         """
         extent = self.extent(self.columns[name].axis, record)
-        values = self._read(name, (extent,)) if name not in BY_NAME else self.column(name)[extent]
+        light = name in BY_NAME
+        values = self.column(name)[extent] if light else self.block(name, (), extent)
         if name in POINTS_INTO:
             return values - self.extent(POINTS_INTO[name], record).start
         return values
@@ -134,11 +224,7 @@ class Shard:
     def code(self, name: str) -> Code:
         """Return the code in which a dataset is stored."""
         if name not in self._codes:
-            stored = self.dataset(name).attrs.get("encoding")
-            key = stored.decode("utf-8", "replace") if isinstance(stored, bytes) else ""
-            if key not in CODES or self.dataset(name).dtype != np.dtype(CODES[key].dtype):
-                raise self.fault(f"the encoding of {name} is not known", repr(stored))
-            self._codes[name] = CODES[key]
+            self._codes[name] = CODES[self.dataset(name).attrs["encoding"].decode()]
         return self._codes[name]
 
     def heavy(
@@ -158,7 +244,7 @@ class Shard:
         axis = BY_NAME[name].axis
         extent = self.extent(axis, record)
         if ahead is None:
-            return self._block(name, leading, extent)
+            return self.block(name, leading, extent)
         if name not in ahead.windows:
             ahead.windows[name] = Window(self, name, leading)
         return ahead.windows[name].read(extent, self.extent(axis, ahead.last).stop)
@@ -168,24 +254,28 @@ class Shard:
         ahead: "Ahead | None" = None,
     ) -> Float32[np.ndarray, "layer head cell"]:  # fmt: skip
         """Return a record's part of a heavy dataset, decoded; arguments as of `heavy`."""
-        return decode(self.heavy(name, record, layers, heads, ahead), self.code(name))
+        return self.decoded(name, self.heavy(name, record, layers, heads, ahead))
 
-    def _block(self, name: str, leading: tuple[tuple[int, ...], ...], extent: slice) -> np.ndarray:
-        shape = tuple(map(len, leading))
-        block = np.empty((*shape, extent.stop - extent.start), self.dataset(name).dtype)
-        if not block.size:
-            return block
-        for index in np.ndindex(shape[:-1]):
-            outer = tuple(positions[i] for positions, i in zip(leading, index, strict=False))
-            for run in _runs(leading[-1]):
-                inner = slice(leading[-1][run.start], leading[-1][run.stop - 1] + 1)
-                block[(*index, run)] = self._read(name, (*outer, inner, extent))
-        return block
+    def decoded(self, name: str, codes: np.ndarray) -> np.ndarray:
+        """Decode what was read of a dataset of probabilities.
 
-    def _read(self, name: str, selection: tuple[Any, ...]) -> np.ndarray:
+        Raises:
+            FormatError: If it holds something else.
+        """
+        code = self.code(name)
+        if codes.size and not code.levels and not (codes.min() >= 0 and codes.max() <= 1):
+            raise self.fault(f"{name} holds values that are no probabilities")
+        return decode(codes, code)
+
+    def block(self, name: str, leading: Leading, extent: slice) -> np.ndarray:
+        """Read a stretch of a dataset's last axis, at some positions of the others.
+
+        Raises:
+            FormatError: If it cannot be read, or a checksum does not hold.
+        """
         try:
-            return self.dataset(name)[selection]
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            return read_stretch(self._id(name), self.stored(name), leading, extent)
+        except (OSError, RuntimeError, ValueError, KeyError, MemoryError) as error:
             raise self.fault(f"{name} cannot be read", error) from error
 
     def _check_listed(self, ids: Sequence[str], manifest: Manifest) -> None:
@@ -201,58 +291,6 @@ class Shard:
         return guard.fault(self.path, what, got)
 
 
-class Window:
-    """A stretch of a heavy dataset, read in whole HDF5 chunks and kept for the next record."""
-
-    def __init__(self, shard: Shard, name: str, leading: tuple[tuple[int, ...], ...]) -> None:
-        self.shard, self.name, self.leading = shard, name, leading
-        dataset = shard.dataset(name)
-        self.chunk, self.length = PAIRS_PER_CHUNK, dataset.shape[-1]
-        per_position = 4 * int(np.prod([len(positions) for positions in leading]))
-        self.ahead = max(WINDOW_BYTES // max(per_position, 1) // self.chunk, 1) * self.chunk
-        self.start = self.stop = 0
-        self.data = np.empty((0,))
-
-    def read(self, extent: slice, last: int) -> np.ndarray:
-        """Return a stretch.
-
-        Args:
-            extent: What is wanted now.
-            last: Up to where it will be read on.
-        """
-        if extent.start < self.start or extent.stop > self.stop:
-            self._move(extent, last)
-        return self.data[..., extent.start - self.start : extent.stop - self.start]
-
-    def _move(self, extent: slice, last: int) -> None:
-        start = extent.start // self.chunk * self.chunk
-        wanted = max(extent.stop, min(last, start + self.ahead))
-        stop = min(-(-wanted // self.chunk) * self.chunk, self.length)
-        kept = self.data[..., max(start - self.start, 0) :] if start >= self.start else None
-        if kept is None or start >= self.stop:
-            self.data = self.shard._block(self.name, self.leading, slice(start, stop))
-        else:
-            new = self.shard._block(self.name, self.leading, slice(self.stop, stop))
-            self.data = np.concatenate([kept, new], axis=-1)
-        self.start, self.stop = start, stop
-
-
-@dataclass(slots=True)
-class Ahead:
-    """What was read ahead of a sequence of records of one shard, for one choice of heads."""
-
-    last: int
-    """The last record of the sequence."""
-    windows: dict[str, Window] = field(default_factory=dict)
-
-
-def _runs(positions: Sequence[int]) -> list[slice]:
-    """Cut positions into slices over which they rise by one."""
-    breaks = [i for i in range(1, len(positions)) if positions[i] != positions[i - 1] + 1]
-    edges = [0, *breaks, len(positions)]
-    return [slice(a, b) for a, b in pairwise(edges) if a < b]
-
-
 def record_crc(shard: Shard, record: int) -> int:
     """Compute the CRC-32 of a record's stored bytes, as `/record/crc32` has it."""
     crc = 0
@@ -263,8 +301,10 @@ def record_crc(shard: Shard, record: int) -> int:
             crc = zlib.crc32(np.ascontiguousarray(shard.part(column.name, record)).data, crc)
             continue
         extent = shard.extent(column.axis, record)
-        for layer in range(shard.dataset(column.name).shape[0]):
-            block = shard._read(column.name, (layer, ..., extent))
+        n_layers, *inner = shard.stored(column.name).shape[:-1]
+        for layer in range(n_layers):
+            leading = ((layer,), *(tuple(range(length)) for length in inner))
+            block = shard.block(column.name, leading, extent)
             crc = zlib.crc32(np.ascontiguousarray(block).data, crc)
     return crc
 
@@ -275,13 +315,11 @@ def receipt_from_shard(path: Path, manifest: Manifest, chunk: int) -> Receipt:
     Raises:
         FormatError: If it is not whole, or not the planned one.
     """
-    n_layers, n_heads = len(manifest.layers), len(manifest.heads)
-    columns = manifest.columns
-    file = guard.open_checked(path, {}, n_layers, n_heads, columns.values())
-    shard = Shard(path, file, columns)
+    columns, file = manifest.columns, guard.open_file(path)
     try:
+        shard = Shard._checked_file(path, file, {}, manifest)
         planned = manifest.plan[chunk]
-        shard._check_listed([record.id for record in planned], manifest)
+        shard._check_listed(manifest.plan.column("id", chunk), manifest)
         check_consistency(shard)
         if [d.decode() for d in shard.column("/record/digest")] != [r.digest for r in planned]:
             raise shard.fault("the records were encoded otherwise than planned")
@@ -291,13 +329,13 @@ def receipt_from_shard(path: Path, manifest: Manifest, chunk: int) -> Receipt:
         listed = {name: _listed(shard, name) for name in RECORD_COLUMNS}
         there = (column for column in columns.values() if column.axis in RAGGED)
         counts = dict.fromkeys(RAGGED, 0) | {
-            column.axis: shard.dataset(column.name).shape[-1] for column in there
+            column.axis: shard.stored(column.name).shape[-1] for column in there
         }
         counts["record"] = len(planned)
     finally:
-        shard.close()
+        file.close()
     size = path.stat().st_size
-    return Receipt(chunk, size, sha256(path), manifest.settings_hash, counts, listed)
+    return Receipt(chunk, size, sha256(path), counts, listed)
 
 
 def _listed(shard: Shard, name: str) -> list[Any]:

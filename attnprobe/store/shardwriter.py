@@ -1,8 +1,10 @@
 """Fills one shard: captures come in, whole HDF5 chunks go out."""
 
+import functools
+import math
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,12 @@ from attnprobe.store.manifest import Manifest
 from attnprobe.store.plan import PlannedRecord
 from attnprobe.store.publish import told_plainly
 from attnprobe.store.receipts import RECORD_COLUMNS
-from attnprobe.store.stickyfile import StickyFile
+from attnprobe.store.stickyfile import MemoryFile, StickyFile
 from attnprobe.types import Capture
 
 LIBVER = ("v110", "v110")
+ONE_CHUNK_BYTES = 2**20
+"""Most bytes of a dataset that is stored as one chunk however long it is."""
 ALL_HEADS = 2**30
 """Bytes of one record's weights up to which the heads of a layer are encoded together."""
 
@@ -39,14 +43,26 @@ ALL_HEADS = 2**30
 class Growing:
     """A dataset that grows along its last axis, written one whole HDF5 chunk after another.
 
-    Only the unfinished chunk is held in memory.
+    Only the unfinished chunk is held in memory. The dataset is made when the first chunk is full,
+    or at the end: one that needs a single chunk then gets one of its own length, which takes HDF5
+    no index of chunks.
     """
 
-    def __init__(self, dataset: h5py.Dataset, code: Code | None) -> None:
-        self.dataset, self.code = dataset, code
-        self.chunk = (dataset.chunks or (1,))[-1]
-        self.buffer = np.zeros((*dataset.shape[:-1], self.chunk), dataset.dtype)
+    def __init__(
+        self, create: Callable[[int | None], h5py.Dataset], shape: tuple[int, ...], dtype: str,
+        code: Code | None,
+    ) -> None:  # fmt: skip
+        self.create, self.code, self.chunk = create, code, shape[-1]
+        self.made: h5py.Dataset | None = None
+        self.buffer = np.zeros(shape, dtype)
         self.filled = self.written = 0
+
+    @property
+    def dataset(self) -> h5py.Dataset:
+        """The dataset, which may grow without limit if it is made now."""
+        if self.made is None:
+            self.made = self.create(None)
+        return self.made
 
     def append(self, values: np.ndarray, crc: int, where: str) -> int:
         """Encode and append along the last axis, one entry of the first axis at a time.
@@ -64,7 +80,7 @@ class Growing:
         if whole:
             self.dataset.resize(self.written + whole, axis=self.dataset.ndim - 1)
         n_leading = 1 if values.nbytes <= ALL_HEADS else 2
-        for index in np.ndindex(self.dataset.shape[:-1][:n_leading]):
+        for index in np.ndindex(self.buffer.shape[:-1][:n_leading]):
             stored, waiting = self._stored(values[index], where, index), self.buffer[index]
             crc = zlib.crc32(stored.data, crc)
             if not whole:
@@ -93,7 +109,11 @@ class Growing:
 
     def finish(self) -> None:
         """Write the unfinished chunk."""
-        if self.filled:
+        if self.made is None:
+            dataset = self.create(self.filled)
+            if self.filled:
+                dataset[...] = self.buffer[..., : self.filled]
+        elif self.filled:
             self.dataset.resize(self.written + self.filled, axis=self.dataset.ndim - 1)
             self.dataset[..., self.written :] = self.buffer[..., : self.filled]
 
@@ -102,7 +122,12 @@ class ShardWriter:
     """Writes the captures of one chunk to an unpublished file. It is a `Sink`."""
 
     def __init__(
-        self, path: Path, manifest: Manifest, chunk: int, planned: Sequence[PlannedRecord]
+        self,
+        path: Path,
+        manifest: Manifest,
+        chunk: int,
+        planned: Sequence[PlannedRecord],
+        disk: StickyFile | MemoryFile | None = None,
     ) -> None:
         self.path, self.manifest, self.planned = path, manifest, planned
         self.columns = manifest.columns
@@ -113,14 +138,14 @@ class ShardWriter:
         self.numbers: dict[str, list[Any]] = defaultdict(list)
         self.growing: dict[str, Growing] = {}
         with told_plainly(path):
-            self.disk = StickyFile(path)
+            self.disk = StickyFile(path) if disk is None else disk
             self.file = h5py.File(self.disk, "w", libver=LIBVER)
             self.file.attrs["format"] = np.bytes_(FORMAT)
             self.file.attrs["format_version"] = np.array(FORMAT_VERSION, np.int32)
             self.file.attrs["chunk"] = np.int32(chunk)
             for column in self.columns.values():
                 if column.dtype != "text" and column.axis in RAGGED:
-                    self.growing[column.name] = Growing(self._create(column), self._code(column))
+                    self.growing[column.name] = self._growing(column)
 
     def append(self, capture: Capture, /) -> None:
         """Take the next capture of the plan.
@@ -182,7 +207,7 @@ class ShardWriter:
         return codes.get(column.dtype)
 
     def _list(self, capture: Capture, crc: int) -> None:
-        encoding, record = capture.encoding, capture.encoding.record
+        encoding = capture.encoding
         self.numbers["/record/n_prompt"].append(encoding.n_prompt)
         self.numbers["/record/n_tokens"].append(encoding.n_tokens)
         self.numbers["/record/batch_size"].append(capture.batch_size)
@@ -190,8 +215,6 @@ class ShardWriter:
         self.numbers["/record/error"].append(capture.errors)
         self.numbers["/record/crc32"].append(crc)
         entry = {
-            "id": record.id, "item": record.item, "style": record.style,
-            "task": record.task, "split": record.split,
             "n_prompt": encoding.n_prompt, "n_tokens": encoding.n_tokens,
             "batch_size": capture.batch_size,
             "worst_error": short(capture.errors.max(initial=0.0)),
@@ -239,24 +262,39 @@ class ShardWriter:
                 data = np.array(entries, f"S{width}")
             else:
                 data = np.array(self.numbers[column.name], column.dtype)
-            dataset = self._create(column, data.dtype.str, len(data))
+            dataset = self._create(column, data.dtype, len(data))
             if data.size:
                 dataset[...] = data
 
-    def _create(self, column: Column, dtype: str = "", length: int = 0) -> h5py.Dataset:
+    def _growing(self, column: Column) -> Growing:
+        code = self._code(column)
+        dtype = np.dtype(code.dtype if code else column.dtype)
+        shape = self._shape(column, chunk_shape(column, dtype.itemsize, 1)[-1])
+        return Growing(functools.partial(self._create, column, dtype), shape, dtype.str, code)
+
+    def _shape(self, column: Column, length: int) -> tuple[int, ...]:
         fixed = {
             "layer": len(self.manifest.layers), "head": len(self.manifest.heads),
             "axis": len(RAGGED),
         }  # fmt: skip
-        code = self._code(column)
-        dtype = dtype or (code.dtype if code else column.dtype)
-        shape = tuple(length if dim == column.axis else fixed[dim] for dim in column.dims)
-        limit = tuple(None if dim == column.axis else fixed[dim] for dim in column.dims)
+        return tuple(length if dim == column.axis else fixed[dim] for dim in column.dims)
+
+    def _create(self, column: Column, dtype: np.dtype[Any], length: int | None) -> h5py.Dataset:
+        """Make a dataset of some length, in one chunk if it can be; or one that grows."""
+        code, shape = self._code(column), self._shape(column, length or 0)
+        chunks = chunk_shape(column, dtype.itemsize, len(self.manifest.layers))
+        limit = tuple(
+            None if dim == column.axis else n for dim, n in zip(column.dims, shape, strict=True)
+        )
+        whole = tuple(
+            n if dim == column.axis or column.axis == "record" else 1
+            for dim, n in zip(column.dims, shape, strict=True)
+        )
+        if length and math.prod(whole) * dtype.itemsize <= ONE_CHUNK_BYTES:
+            chunks, limit = whole, shape
         dataset = self.file.create_dataset(
-            column.name, shape, np.dtype(dtype), maxshape=limit,
-            chunks=chunk_shape(column, np.dtype(dtype).itemsize, len(self.manifest.layers)),
-            shuffle=True, compression="gzip", compression_opts=GZIP_LEVEL, fletcher32=True,
-            track_times=False,
+            column.name, shape, dtype, maxshape=limit, chunks=chunks, shuffle=True,
+            compression="gzip", compression_opts=GZIP_LEVEL, fletcher32=True, track_times=False,
         )  # fmt: skip
         dataset.attrs["dims"] = np.bytes_(" ".join(column.dims))
         if column.unit:

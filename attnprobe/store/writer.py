@@ -67,7 +67,7 @@ class RunWriter:
             StoreError: If the folder holds something else, or a run with other settings.
         """
         path = Path(path)
-        asked = _asked(settings, model, layers, heads, chunks)
+        asked = planned_manifest(settings, model, layers, heads, chunks)
         with told_plainly(path):
             _refuse_foreign(path)
             if overwrite:
@@ -134,13 +134,12 @@ class RunWriter:
     def _seal(self, temporary: Path, final: Path, sink: ShardWriter, chunk: int) -> None:
         size, digest = temporary.stat().st_size, sha256(temporary)
         if publish(temporary, final):
-            receipt = Receipt(chunk, size, digest, self.settings_hash, sink.counts, sink.listed)
-            write_receipt(self.path, receipt)
+            receipt = Receipt(chunk, size, digest, sink.counts, sink.listed)
+            write_receipt(self.path, receipt, self.manifest.plan, self.settings_hash)
 
     def _receipt(self, chunk: int) -> Receipt | None:
         shard = self.path / SHARDS / shard_name(chunk)
-        size = self.manifest.plan.sizes[chunk]
-        receipt = read_receipt(self.path, chunk, size, self.settings_hash)
+        receipt = read_receipt(self.path, chunk, self.manifest.plan, self.settings_hash)
         if receipt is None:
             return self._receipt_late(shard, chunk) if shard.exists() else None
         if not shard.exists():
@@ -163,17 +162,22 @@ class RunWriter:
             shard.unlink(missing_ok=True)
             return None
         with told_plainly(shard):
-            write_receipt(self.path, receipt)
+            write_receipt(self.path, receipt, self.manifest.plan, self.settings_hash)
         return receipt
 
 
-def _asked(
+def planned_manifest(
     settings: Mapping[str, Any],
     model: Mapping[str, Any],
     layers: Sequence[int],
     heads: Sequence[int],
     chunks: Sequence[Sequence[PlannedRecord]],
 ) -> Manifest:
+    """Check what a run is asked to be, and put it into a manifest.
+
+    Raises:
+        StoreError: If it is not understood, or a record stands in the plan twice.
+    """
     manifest = Manifest(
         settings=plain(dict(settings), "settings"),
         model=plain(dict(model), "model"),

@@ -208,8 +208,8 @@ def extract(
     chunks = plan(map(encoded, _some(_records(data, rules))), settings.records_per_chunk, longest)
     capture_settings = CaptureSettings(
         keep=settings.keep,
-        layers=_chosen(settings.layers, Survey(loaded.model).layers, "layers"),
-        heads=_chosen(settings.heads, range(loaded.n_heads), "heads"),
+        layers=chosen_numbers(settings.layers, Survey(loaded.model).layers, "layers"),
+        heads=chosen_numbers(settings.heads, range(loaded.n_heads), "heads"),
         batch_size=settings.batch_size or _batch_size(loaded, longest.tokens, Path(out)),
         decoding=settings.decoding,
         attribute=tuple(sorted(set(settings.attribute))),
@@ -217,7 +217,7 @@ def extract(
     )
     writer = RunWriter.open(
         out,
-        settings=_described(settings, capture_settings, loaded),
+        settings=described_settings(settings, capture_settings, loaded),
         model=loaded.identity(),
         layers=capture_settings.layers or (),
         heads=capture_settings.heads or (),
@@ -229,7 +229,7 @@ def extract(
     done = sum(size for chunk, size in enumerate(sizes) if chunk not in missing)
     on_progress(done, sum(sizes))
     if missing:
-        _check_canary_once(loaded, _as_recorded(settings.keep))
+        check_canary_once(loaded, as_recorded(settings.keep))
     for chunk, records in enumerate(_cut(_records(data, rules), sizes)):
         if chunk not in missing:
             continue
@@ -268,7 +268,7 @@ def plan(
         if n_tokens > TOKENS_PER_CHUNK or len(chunks[-1]) == records_per_chunk:
             chunks.append([])
             n_tokens = work(encoding)
-        chunks[-1].append(PlannedRecord(encoding.record.id, encoding.digest))
+        chunks[-1].append(PlannedRecord.of(encoding))
     return chunks
 
 
@@ -355,7 +355,9 @@ def _cut(records: Iterator[Record], sizes: Sequence[int]) -> Iterator[list[Recor
         yield list(islice(records, size))
 
 
-def _chosen(numbers: tuple[int, ...] | None, there: Sequence[int], what: str) -> tuple[int, ...]:
+def chosen_numbers(
+    numbers: tuple[int, ...] | None, there: Sequence[int], what: str
+) -> tuple[int, ...]:
     """Check a selection against what the model has; all of it if there is no selection."""
     if numbers is None:
         return tuple(there)
@@ -368,7 +370,7 @@ def _chosen(numbers: tuple[int, ...] | None, there: Sequence[int], what: str) ->
     return tuple(sorted(set(numbers)))
 
 
-def _check_canary_once(loaded: LoadedModel, keep: list[str]) -> None:
+def check_canary_once(loaded: LoadedModel, keep: list[str]) -> None:
     """Run the canary once per weights, settings and library versions; a passed one is noted."""
     known = {
         **loaded.identity(),
@@ -390,15 +392,16 @@ def _versions(packages: Iterable[str]) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in packages}
 
 
-def _as_recorded(keep: Sequence[str]) -> list[str]:
+def as_recorded(keep: Sequence[str]) -> list[str]:
+    """Return what the recorder keeps for what a run keeps."""
     return sorted({"full": "rows"}.get(name, name) for name in keep)
 
 
-def _described(
+def described_settings(
     settings: ExtractSettings, capture_settings: CaptureSettings, loaded: LoadedModel
 ) -> dict[str, Any]:
     """Write down what a second call must share to continue the run."""
-    described = {
+    described: dict[str, Any] = {
         "keep": sorted(set(settings.keep)),
         "decode": settings.decode,
         "encoding": settings.encoding,

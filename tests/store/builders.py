@@ -159,7 +159,7 @@ def open_writer(
     """A writer whose plan is these captures."""
     n_layers, n_heads = captures[0].rows.weights.shape[:2]
     plan = [
-        [store.PlannedRecord(c.encoding.record.id, c.encoding.digest) for c in chunk]
+        [store.PlannedRecord.of(c.encoding) for c in chunk]
         for chunk in chunked(captures, chunk_size)
     ]
     return store.RunWriter.open(

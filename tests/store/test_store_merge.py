@@ -42,7 +42,7 @@ def test_merged_runs_hold_all_records_in_the_order_given(tmp_path, runs, capture
     calls = []
     out = merge(runs[::-1], tmp_path / "all", on_progress=lambda *done: calls.append(done))
     assert out == tmp_path / "all"
-    assert calls == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    assert calls == [(0, 8), (2, 8), (4, 8), (6, 8), (8, 8)]
     expected = [c.encoding.record.id for c in captures[4:] + captures[:4]]
     with store.open_run(out) as merged, store.open_run(runs[0]) as first:
         assert merged.complete

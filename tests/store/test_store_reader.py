@@ -11,7 +11,7 @@ import pytest
 
 from attnprobe import store
 from attnprobe.errors import MeasureError, SelectionError
-from attnprobe.store import reader
+from attnprobe.store import opened, reader
 from tests.store.builders import (
     causal_weights,
     chunked,
@@ -127,7 +127,7 @@ def test_selections_keep_order_and_dims(run, layer, head):
 
 def test_layers_go_by_their_number_in_the_model(tmp_path):
     captures = make_captures(tasks=1, items_per_task=1)
-    plan = [[store.PlannedRecord(c.encoding.record.id, c.encoding.digest) for c in captures]]
+    plan = [[store.PlannedRecord.of(c.encoding) for c in captures]]
     settings = {"keep": ["rows"], "encoding": "u16"}
     writer = store.RunWriter.open(tmp_path / "run", settings, {}, (5, 9), (0, 2, 7), plan)
     with writer.chunk(0) as sink:
@@ -172,7 +172,7 @@ def test_what_was_not_kept_is_named(tmp_path, keep, call, text):
 
 
 def test_many_shards_stay_few_open_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(opened, "MAX_OPEN", 2)
     captures = make_captures(tasks=2)
     writer = open_writer(tmp_path / "run", captures, chunk_size=2)
     for index, chunk in enumerate(chunked(captures, 2)):
@@ -184,7 +184,7 @@ def test_many_shards_stay_few_open_files(tmp_path, monkeypatch):
         for record_id, mass in run.iter_step_mass():
             run.weights(COARSE)
             assert mass.attrs["record"] == record_id
-            assert len(run._open) <= 2
+            assert len(run._shards) <= 2
 
 
 def test_writing_needs_neither_xarray_nor_torch():
