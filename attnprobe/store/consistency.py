@@ -1,13 +1,17 @@
-"""Checks that the light columns of a shard fit together, so that no index leads astray."""
+"""Checks that the light columns of a shard fit together, so that no index leads astray.
 
-from collections.abc import Mapping
+What holds of the records themselves is checked when a shard is opened, what holds along another
+axis when a column of that axis is first read.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
-import h5py
 import numpy as np
 
 from attnprobe.errors import FormatError
-from attnprobe.store.layout import POINTS_INTO, RAGGED, Column
+from attnprobe.store.guard import Stored
+from attnprobe.store.layout import RAGGED, Column
 
 
 @runtime_checkable
@@ -21,8 +25,8 @@ class Columns(Protocol):
         """Return a light column."""
         ...
 
-    def dataset(self, name: str) -> h5py.Dataset:
-        """Return a dataset, unread."""
+    def stored(self, name: str) -> Stored:
+        """Return how a dataset lies in the file."""
         ...
 
     def fault(self, what: str, got: object = None) -> FormatError:
@@ -36,38 +40,57 @@ def check_consistency(shard: Columns) -> None:
     Raises:
         FormatError: Naming the first column that does not fit.
     """
-    columns = shard.column("/record/counts").T
-    counts = dict(zip(RAGGED, columns, strict=False))
+    check_records(shard)
     for axis in RAGGED:
-        _check_stretches(shard, axis, counts[axis])
-    n_tokens, n_prompt = shard.column("/record/n_tokens"), shard.column("/record/n_prompt")
-    for column, axis in POINTS_INTO.items():
-        _check_end_to_end(shard, column, axis)
+        check_axis(shard, axis)
 
+
+def check_records(shard: Columns) -> None:
+    """Check that the stretches of the records fill every axis and fit one another.
+
+    Raises:
+        FormatError: Naming the first column or axis that does not fit.
+    """
+    axes = {column.axis: column.name for column in shard.columns.values()}
+    table = shard.column("/record/counts")
+    if table.shape[1] < len(RAGGED):
+        raise shard.fault("/record/counts lacks axes", table.shape[1])
+    for axis, counts in zip(RAGGED, table.T, strict=False):
+        # None holds attributions where no method was asked for.
+        length = shard.stored(axes[axis]).shape[-1] if axis in axes else 0
+        good = counts.min(initial=0) >= 0 and counts.max(initial=0) <= length
+        if not good or counts.sum() != length:
+            raise shard.fault(f"the records' stretches of `{axis}` do not fill it")
+    counts = dict(zip(RAGGED, table.T, strict=False))
+    n_tokens, n_prompt = shard.column("/record/n_tokens"), shard.column("/record/n_prompt")
     _need(shard, (n_prompt >= 1) & (n_prompt <= n_tokens), "/record/n_prompt")
     least = (counts["generated_byte"] > 0).astype(np.uint8)
     written = shard.column("/record/is_generated")
     _need(shard, (written >= least) & (written <= 1), "/record/is_generated")
-    _need(shard, counts["token"] == n_tokens, "/record/counts, `token`,")
-    _need(shard, counts["step"] == n_tokens - n_prompt, "/record/counts, `step`,")
+    expected = {"token": n_tokens, "step": n_tokens - n_prompt}
     for part in ("step_mass", "pooled", "visible"):
-        cells = counts[f"{part}_query"] * counts["group"]
-        _need(shard, counts[f"{part}_cell"] == cells, f"/record/counts, `{part}_cell`,")
-        _below(shard, f"/{part}_query", counts[f"{part}_query"], n_tokens)
-    attributed = any(column.axis == "attribution_cell" for column in shard.columns.values())
-    n_steps = n_tokens.astype(np.int64) - n_prompt
-    cells = n_steps * n_prompt + n_steps * (n_steps - 1) // 2 if attributed else 0
-    _need(shard, counts["attribution_cell"] == cells, "/record/counts, `attribution_cell`,")
-    _below(shard, "/row/query", counts["row"], n_tokens)
-    _below(shard, "/sink/position", counts["sink"], n_tokens)
-    _below(shard, "/group/span", counts["group"], counts["span"])
-    key_start, length = shard.column("/row/key_start"), shard.column("/row/length")
-    row_tokens = np.repeat(n_tokens, counts["row"])
-    _need(
-        shard, (key_start >= 0) & (length >= 1) & (length <= row_tokens - key_start), "/row/length"
-    )
+        expected[f"{part}_cell"] = counts[f"{part}_query"] * counts["group"]
+    n_steps = expected["step"].astype(np.int64)
+    cells = n_steps * n_prompt + n_steps * (n_steps - 1) // 2
+    expected["attribution_cell"] = cells if "attribution_cell" in axes else np.zeros_like(cells)
+    for axis, wanted in expected.items():
+        _need(shard, counts[axis] == wanted, f"/record/counts, `{axis}`,")
     for axis in ("span", "group"):
-        _check_partition(shard, axis, counts[axis], n_tokens)
+        _need(shard, counts[axis] >= 1, f"/record/counts, `{axis}`,")
+
+
+def check_axis(shard: Columns, axis: str) -> None:
+    """Check the index columns along one axis.
+
+    Raises:
+        FormatError: Naming the first column that does not fit.
+    """
+    if axis in CHECKS:
+        CHECKS[axis](shard)
+
+
+def _count(shard: Columns, axis: str) -> np.ndarray:
+    return shard.column("/record/counts")[:, RAGGED.index(axis)]
 
 
 def _need(shard: Columns, good: np.ndarray, what: str) -> None:
@@ -75,39 +98,81 @@ def _need(shard: Columns, good: np.ndarray, what: str) -> None:
         raise shard.fault(f"{what} does not fit the record")
 
 
-def _check_stretches(shard: Columns, axis: str, counts: np.ndarray) -> None:
-    """The records fill the axis."""
-    names = (column.name for column in shard.columns.values() if column.axis == axis)
-    name = next(names, None)  # none holds attributions where no method was asked for
-    length = 0 if name is None else shard.dataset(name).shape[-1]
-    good = ((counts >= 0) & (counts <= length)).all()
-    if not good or counts.sum() != length:
-        raise shard.fault(f"the records' stretches of `{axis}` do not fill it")
+def _check_tokens(shard: Columns) -> None:
+    _check_end_to_end(shard, "/token/text_start", "token", "text_byte")
 
 
-def _check_end_to_end(shard: Columns, column: str, axis: str) -> None:
+def _check_spans(shard: Columns) -> None:
+    _check_partition(shard, "span")
+
+
+def _check_groups(shard: Columns) -> None:
+    _check_partition(shard, "group")
+    _check_below(shard, "/group/span", "group", _count(shard, "span"))
+    _need(shard, shard.column("/group/is_sink") <= 1, "/group/is_sink")
+
+
+def _check_sinks(shard: Columns) -> None:
+    _check_below(shard, "/sink/position", "sink", shard.column("/record/n_tokens"))
+
+
+def _check_rows(shard: Columns) -> None:
+    _check_queries(shard, "/row/query", "row")
+    _check_end_to_end(shard, "/row/start", "row", "pair")
+    key_start, length = shard.column("/row/key_start"), shard.column("/row/length")
+    n_tokens = np.repeat(shard.column("/record/n_tokens"), _count(shard, "row"))
+    good = (key_start >= 0) & (length >= 1) & (length <= n_tokens - key_start)
+    _need(shard, good, "/row/length")
+
+
+def _check_queries(shard: Columns, name: str, axis: str) -> None:
+    """Queries are positions of the record, and ascend within it."""
+    _check_below(shard, name, axis, shard.column("/record/n_tokens"))
+    values, counts = shard.column(name), _count(shard, axis)
+    rises = np.diff(values) > 0
+    firsts = np.cumsum(counts)[:-1]
+    rises[firsts[(firsts > 0) & (firsts < len(values))] - 1] = True
+    if not rises.all():
+        raise shard.fault(f"{name} does not ascend within the record")
+
+
+def _check_end_to_end(shard: Columns, column: str, axis: str, into: str) -> None:
+    """Entries follow one another on the axis that they point into, record by record."""
     lengths = shard.column(column.replace("start", "length")).astype(np.int64)
     edges = np.concatenate([[0], np.cumsum(lengths)])
-    total = int(shard.column("/record/counts")[:, RAGGED.index(axis)].sum())
+    ends = np.cumsum(_count(shard, axis))
     if (
         (lengths < 0).any()
         or (shard.column(column) != edges[:-1]).any()
-        or (edges[-1] != total and len(lengths))
+        or (len(lengths) and (edges[ends] != np.cumsum(_count(shard, into))).any())
     ):
         raise shard.fault(f"{column} does not run on from entry to entry")
 
 
-def _below(shard: Columns, column: str, counts: np.ndarray, limit: np.ndarray) -> None:
-    values = shard.column(column)
-    _need(shard, (values >= 0) & (values < np.repeat(limit, counts)), column)
+def _check_below(shard: Columns, name: str, axis: str, limit: np.ndarray) -> None:
+    values = shard.column(name)
+    _need(shard, (values >= 0) & (values < np.repeat(limit, _count(shard, axis))), name)
 
 
-def _check_partition(shard: Columns, axis: str, counts: np.ndarray, n_tokens: np.ndarray) -> None:
+def _check_partition(shard: Columns, axis: str) -> None:
     """Each record's spans, or groups, run from 0 to its last token without a gap."""
     starts, stops = shard.column(f"/{axis}/start"), shard.column(f"/{axis}/stop")
+    counts = _count(shard, axis)
     ends = np.cumsum(counts)
-    _need(shard, (counts >= 1) & (n_tokens >= 1), f"/record/counts, `{axis}`,")
     expected = np.concatenate([[0], stops[:-1]])
     expected[ends - counts] = 0
     _need(shard, (starts == expected) & (stops >= starts), f"/{axis}/start")
-    _need(shard, stops[ends - 1] == n_tokens, f"/{axis}/stop")
+    _need(shard, stops[ends - 1] == shard.column("/record/n_tokens"), f"/{axis}/stop")
+
+
+CHECKS: dict[str, Callable[[Columns], None]] = {
+    "token": _check_tokens,
+    "span": _check_spans,
+    "group": _check_groups,
+    "sink": _check_sinks,
+    "row": _check_rows,
+    "step_mass_query": lambda shard: _check_queries(shard, "/step_mass_query", "step_mass_query"),
+    "pooled_query": lambda shard: _check_queries(shard, "/pooled_query", "pooled_query"),
+    "visible_query": lambda shard: _check_queries(shard, "/visible_query", "visible_query"),
+}
+"""What is checked along each axis."""

@@ -1,23 +1,79 @@
-"""Checks a shard before any data is read from it: it may come from a stranger."""
+"""Checks a shard before any data is read from it: it may come from a stranger.
+
+Only metadata is looked at, and of that nothing whose cost a file can choose: no list of chunks is
+walked (it may claim any length), no dataset's size is asked for before it is known to lie in chunks
+of this file (that could open another one), and what a dataset claims must fit into the file.
+"""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5l, h5o, h5t  # pyright: ignore[reportAttributeAccessIssue]
+from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5p, h5t  # pyright: ignore[reportAttributeAccessIssue]
 
 from attnprobe.errors import FormatError
-from attnprobe.store.layout import COLUMNS, FILTERS, GZIP_LEVEL, MAX_CHUNK_BYTES, Column
+from attnprobe.store.codes import CODES, mass_code
+from attnprobe.store.layout import (
+    BIG,
+    BY_NAME,
+    FILTERS,
+    GZIP_LEVEL,
+    MAX_CHUNK_BYTES,
+    MAX_NAME_BYTES,
+    Column,
+)
 from attnprobe.store.publish import sha256
 from attnprobe.store.receipts import Receipt
 
-MAX_ATTRIBUTE_BYTES = 65536
-MAX_OBJECTS = 1000
-MAX_DEPTH = 3
-DEFLATE_SKIPPED = 0b010
-"""HDF5 leaves deflate out, and notes it, where it would make a chunk longer."""
+MAX_ATTRIBUTES, MAX_ATTRIBUTE_BYTES = 64, 65536
+MAX_OBJECTS, MAX_DEPTH, MAX_RANK = 400, 3, 8
+MAX_LIGHT_BYTES = 2**30
+"""What the columns that are read whole may take in memory, all together."""
+MAX_RATIO = 1032
+"""Deflate makes nothing smaller than this (RFC 1951: 258 bytes by two bits)."""
+MIN_CHUNK_ENTRY = 8
+"""Bytes that the address of a chunk takes in the file."""
+
+SUPERBLOCK_BYTES = 48
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+UNDEFINED = b"\xff" * 8
+
+KINDS = (h5t.INTEGER, h5t.FLOAT, h5t.STRING)
+TYPES = {
+    "|u1": h5t.STD_U8LE, "<u2": h5t.STD_U16LE, "<u4": h5t.STD_U32LE, "<i4": h5t.STD_I32LE,
+    "<i8": h5t.STD_I64LE, "<f4": h5t.IEEE_F32LE,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How a checked dataset lies in its file."""
+
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    dtype: np.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a shard must hold."""
+
+    columns: Mapping[str, Column]
+    lengths: Mapping[str, int]
+    """Length of each axis; one that is missing may have any length that fits into the file."""
+    encoding: str
+    """Name of the code of the weights."""
+
+    def code_name(self, column: Column) -> str:
+        """Return the name of a column's code, or nothing where it has none."""
+        weights = CODES[self.encoding]
+        return {"code": weights.name, "mass": mass_code(weights).name}.get(column.dtype, "")
 
 
 def check_sealed(path: Path, receipt: Receipt) -> None:
@@ -26,10 +82,8 @@ def check_sealed(path: Path, receipt: Receipt) -> None:
     Raises:
         FormatError: Naming the shard and the fault.
     """
+    check_size(path, receipt)
     try:
-        size = path.stat().st_size
-        if size != receipt.bytes:
-            raise fault(path, "the size is not the receipt's", f"{size} bytes", receipt.bytes)
         digest = sha256(path)
     except OSError as error:
         raise fault(path, "the shard cannot be read", error) from error
@@ -40,99 +94,174 @@ def check_sealed(path: Path, receipt: Receipt) -> None:
         )  # fmt: skip
 
 
-def open_checked(
-    path: Path,
-    counts: Mapping[str, int],
-    n_layers: int,
-    n_heads: int,
-    columns: Iterable[Column] = COLUMNS,
-) -> h5py.File:
-    """Open a shard and check its structure, without reading any data.
+def check_size(path: Path, receipt: Receipt) -> os.stat_result:
+    """Check that a shard is a file, and as long as its receipt says.
 
-    Args:
-        path: The shard.
-        counts: Length of each ragged axis and of `record`, as the receipt says; a missing axis
-            may have any length that the file's own size allows.
-        n_layers: Layers of the run.
-        n_heads: Heads of the run.
-        columns: Datasets that must be there.
+    Returns:
+        What the file system says about it.
 
     Raises:
         FormatError: Naming the shard and the fault.
     """
     try:
-        file = h5py.File(path, "r")
+        folder, found = path.parent.lstat(), path.lstat()
+    except OSError as error:
+        raise fault(path, "the shard cannot be read", error) from error
+    if not stat.S_ISDIR(folder.st_mode):
+        raise fault(path, "the folder of the shards is no folder, but leads elsewhere")
+    if not stat.S_ISREG(found.st_mode):
+        raise fault(path, "the shard is no file of its own", stat.filemode(found.st_mode))
+    if found.st_size != receipt.bytes:
+        raise fault(path, "the size is not the receipt's", f"{found.st_size} bytes", receipt.bytes)
+    return found
+
+
+def open_file(path: Path) -> h5py.File:
+    """Open a file, however it may be built inside.
+
+    Raises:
+        FormatError: If it is no HDF5 file, or one that begins otherwise than attnprobe's do.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        try:
+            start = os.read(descriptor, SUPERBLOCK_BYTES)
+        finally:
+            os.close(descriptor)
+        _check_superblock(path, start)
+        access = h5p.create(h5p.FILE_ACCESS)
+        access.set_fclose_degree(h5f.CLOSE_STRONG)
+        access.set_file_locking(False, True)  # nobody writes to a sealed shard
+        access.set_cache(0, 1, 0, 0.0)  # chunks are not read through HDF5
+        return h5py.File(h5f.open(os.fsencode(path), h5f.ACC_RDONLY, access))
     except (OSError, RuntimeError) as error:
         raise fault(path, "this is no readable HDF5 file", error) from error
+
+
+def _check_superblock(path: Path, start: bytes) -> None:
+    """Check the first bytes: no user block, sizes of 8 bytes, no extension (HDF5 format, II.A)."""
+    whole = len(start) == SUPERBLOCK_BYTES and start.startswith(SIGNATURE)
+    if not whole or start[8] not in (2, 3):
+        raise fault(
+            path, "this is no readable HDF5 file", expected="a superblock of version 2 or 3"
+        )
+    if start[9:11] != b"\x08\x08" or any(start[12:20]) or start[20:28] != UNDEFINED:
+        raise fault(path, "the superblock is not as attnprobe writes it")
+
+
+def check_structure(path: Path, file: h5py.File, expected: Expected) -> dict[str, Stored]:
+    """Check the structure of an open shard, without reading any data.
+
+    Returns:
+        The datasets of `expected.columns`.
+
+    Raises:
+        FormatError: Naming the shard and the fault.
+    """
     try:
-        lengths = dict(counts) | {"layer": n_layers, "head": n_heads}
-        found = dict(_walk(path, file))
-        for column in columns:
-            _check_column(path, column, found.get(column.name), lengths)
+        size = file.id.get_filesize()
+        datasets = _walk(path, file.id)
+        found = {
+            where: _check_dataset(path, where, dataset, size) for where, dataset in datasets.items()
+        }
+        n_light = 0
+        for column in expected.columns.values():
+            stored = found.get(column.name)
+            if stored is None:
+                raise fault(path, f"dataset {column.name} is missing")
+            _check_column(path, column, stored, expected)
+            _check_type_of(path, column, datasets[column.name], stored, expected)
+            if column.name in BY_NAME and column.name not in BIG:
+                n_light += math.prod(stored.shape) * stored.dtype.itemsize
+        if n_light > MAX_LIGHT_BYTES:
+            raise fault(path, "the index is too large", f"{n_light} bytes", MAX_LIGHT_BYTES)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        file.close()
         raise fault(path, "the file's structure cannot be read", error) from error
-    except BaseException:
-        file.close()
-        raise
-    return file
+    return {name: found[name] for name in expected.columns}
 
 
-def _walk(path: Path, file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Visit every object, refusing whatever is no plain group or dataset."""
-    pending: list[tuple[str, h5py.Group, int]] = [("", file, 0)]
-    n_seen = 0
-    _check_attributes(path, "/", file)
+def _walk(path: Path, file: h5f.FileID) -> dict[str, h5d.DatasetID]:
+    """Find every dataset, refusing whatever is no plain group or dataset, before opening any."""
+    pending: list[tuple[str, h5g.GroupID, int]] = [("", h5g.open(file, b"/"), 0)]
+    n_seen, places = 0, []
+    _check_attributes(path, "/", file, h5o.get_info(file).num_attrs)
     while pending:
         prefix, group, depth = pending.pop()
-        for name in map(str, group):
-            n_seen, where = n_seen + 1, f"{prefix}/{name}"
-            if n_seen > MAX_OBJECTS or depth >= MAX_DEPTH:
-                raise fault(path, "there are too many objects", where)
-            link = name.encode("utf-8", "surrogateescape")
-            if group.id.links.get_info(link).type != h5l.TYPE_HARD:
+        n_seen += group.get_num_objs()
+        if n_seen > MAX_OBJECTS or depth >= MAX_DEPTH:
+            raise fault(path, "there are too many objects", prefix or "/")
+        for link, kind in _links(group):
+            where = f"{prefix}/{link.decode('utf-8', 'backslashreplace')}"
+            if kind != h5l.TYPE_HARD:
                 raise fault(path, f"{where} is a soft or external link", expected="hard links")
-            kind = h5o.get_info(group.id, link).type
-            member = group[name] if kind in (h5o.TYPE_GROUP, h5o.TYPE_DATASET) else None
-            if isinstance(member, h5py.Group):
-                pending.append((where, member, depth + 1))
-            elif isinstance(member, h5py.Dataset):
-                _check_dataset(path, where, member)
-                yield where, member
-            else:
+            about = h5o.get_info(group, link)
+            if about.type not in (h5o.TYPE_GROUP, h5o.TYPE_DATASET):
                 raise fault(path, f"{where} is neither group nor dataset")
-            _check_attributes(path, where, member)
+            if about.rc != 1:
+                raise fault(path, f"{where} stands under several names", about.rc, 1)
+            if about.type == h5o.TYPE_DATASET:
+                places.append((where, group, link, about.num_attrs))
+                continue
+            member = h5g.open(group, link)
+            _check_attributes(path, where, member, about.num_attrs)
+            pending.append((where, member, depth + 1))
+    found = {}
+    for where, group, link, n_attributes in places:
+        found[where] = h5d.open(group, link)
+        _check_attributes(path, where, found[where], n_attributes)
+    return found
 
 
-def _check_attributes(path: Path, where: str, owner: h5py.Group | h5py.Dataset) -> None:
-    if h5a.get_num_attrs(owner.id) > MAX_OBJECTS:
-        raise fault(path, f"{where} has too many attributes")
-    for index in range(h5a.get_num_attrs(owner.id)):
-        attribute = h5a.open(owner.id, index=index)
-        _check_type(path, f"attribute {attribute.name.decode()!r} of {where}", attribute.get_type())
+def _links(group: h5g.GroupID) -> list[tuple[bytes, int]]:
+    """List names and kinds of the links of a group, following none."""
+    links: list[tuple[bytes, int]] = []
+
+    def note(name: bytes, about: Any) -> None:
+        links.append((name, about.type))
+
+    group.links.iterate(note, info=True)
+    return links
+
+
+def _check_attributes(
+    path: Path, where: str, owner: h5g.GroupID | h5d.DatasetID | h5f.FileID, n_attributes: int
+) -> None:
+    if n_attributes > MAX_ATTRIBUTES:
+        raise fault(path, f"{where} has too many attributes", n_attributes, MAX_ATTRIBUTES)
+    for index in range(n_attributes):
+        attribute = h5a.open(owner, index=index)
+        kind = attribute.get_type()
+        if not _is_plain(kind):
+            name = attribute.name.decode("utf-8", "backslashreplace")
+            raise _forbidden(path, f"attribute '{name}' of {where}", kind)
         if attribute.get_storage_size() > MAX_ATTRIBUTE_BYTES:
-            raise fault(path, f"an attribute of {where} is too large")
+            raise fault(
+                path, f"an attribute of {where} is too large", attribute.get_storage_size(),
+                MAX_ATTRIBUTE_BYTES,
+            )  # fmt: skip
 
 
-def _check_type(path: Path, where: str, kind: h5t.TypeID) -> None:
-    good = isinstance(kind, (h5t.TypeIntegerID, h5t.TypeFloatID)) or (
-        isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
-    )
-    if not good:
-        raise fault(
-            path, f"{where} has a forbidden type", type(kind).__name__,
-            "integers, floats or fixed-length text",
-        )  # fmt: skip
+def _is_plain(kind: h5t.TypeID) -> bool:
+    number = kind.get_class()
+    return number in KINDS and not (number == h5t.STRING and kind.is_variable_str())
 
 
-def _check_dataset(path: Path, where: str, dataset: h5py.Dataset) -> None:
-    _check_type(path, where, dataset.id.get_type())
-    plist = dataset.id.get_create_plist()
-    if plist.get_external_count() or plist.get_layout() != h5d.CHUNKED:
+def _forbidden(path: Path, where: str, kind: h5t.TypeID) -> FormatError:
+    return fault(
+        path, f"{where} has a forbidden type", type(kind).__name__,
+        "integers, floats or fixed-length text",
+    )  # fmt: skip
+
+
+def _check_dataset(path: Path, where: str, dataset: h5d.DatasetID, file_size: int) -> Stored:
+    kind, plist = dataset.get_type(), dataset.get_create_plist()
+    if not _is_plain(kind):
+        raise _forbidden(path, where, kind)
+    if plist.get_layout() != h5d.CHUNKED or plist.get_external_count():
         raise fault(
             path, f"{where} is stored outside or not in chunks", expected="chunks in this file"
         )
-    filters = [plist.get_filter(index) for index in range(plist.get_nfilters())]
+    filters = [plist.get_filter(index) for index in range(min(plist.get_nfilters(), 4))]
     if [number for number, *_ in filters] != [number for number, _ in FILTERS] or (
         tuple(filters[1][2]) != (GZIP_LEVEL,)
     ):
@@ -140,42 +269,56 @@ def _check_dataset(path: Path, where: str, dataset: h5py.Dataset) -> None:
             path, f"{where} has other filters", [name.decode() for *_, name in filters],
             f"shuffle, deflate {GZIP_LEVEL}, fletcher32",
         )  # fmt: skip
-    chunk_bytes = math.prod(plist.get_chunk()) * dataset.dtype.itemsize
+    itemsize, chunk = kind.get_size(), plist.get_chunk()
+    chunk_bytes = math.prod(chunk) * itemsize
     if chunk_bytes > MAX_CHUNK_BYTES:
         raise fault(path, f"{where} has too large chunks", chunk_bytes, MAX_CHUNK_BYTES)
+    shape = dataset.get_space().get_simple_extent_dims()
+    if len(shape) > MAX_RANK:
+        raise fault(path, f"{where} has too many axes", len(shape), MAX_RANK)
+    n_chunks = math.prod(-(-n // c) for n, c in zip(shape, chunk, strict=True))
+    n_bytes = math.prod(shape) * itemsize
+    if n_chunks * MIN_CHUNK_ENTRY > file_size or n_bytes > MAX_RATIO * file_size:
+        raise fault(
+            path, f"{where} claims more than the file can hold", f"{n_bytes} bytes",
+            f"at most {MAX_RATIO} times {file_size}",
+        )  # fmt: skip
+    return Stored(shape, chunk, dataset.dtype)
 
 
-def _check_column(
-    path: Path, column: Column, dataset: h5py.Dataset | None, lengths: Mapping[str, int]
-) -> None:
-    if dataset is None:
-        raise fault(path, f"dataset {column.name} is missing")
-    expected = tuple(lengths.get(dim, -1) for dim in column.dims)
-    known = len(dataset.shape) == len(expected) and all(
-        want in (-1, got) for got, want in zip(dataset.shape, expected, strict=True)
+def _check_column(path: Path, column: Column, stored: Stored, expected: Expected) -> None:
+    shape = tuple(expected.lengths.get(dim, -1) for dim in column.dims)
+    known = len(stored.shape) == len(shape) and all(
+        want in (-1, got) for got, want in zip(stored.shape, shape, strict=True)
     )
     if not known:
-        raise fault(path, f"{column.name} has another shape", dataset.shape, expected)
-    kinds = {"text": "S", "code": "uf", "mass": "uf"}
-    exact = column.dtype not in kinds and dataset.dtype != np.dtype(column.dtype)
-    if exact or (column.dtype in kinds and dataset.dtype.kind not in kinds[column.dtype]):
-        raise fault(path, f"{column.name} has another type", dataset.dtype, column.dtype)
-    _check_chunks(path, column.name, dataset)
+        raise fault(path, f"{column.name} has another shape", stored.shape, shape)
 
 
-def _check_chunks(path: Path, where: str, dataset: h5py.Dataset) -> None:
-    """Every chunk must be there, with its checksum, so that no size is a bare claim."""
-    masks: list[int] = []
-    if dataset.size:
-        dataset.id.chunk_iter(lambda chunk: masks.append(chunk.filter_mask))
-    if any(mask & ~DEFLATE_SKIPPED for mask in masks):
-        raise fault(path, f"a chunk of {where} goes without its filters")
-    chunks = dataset.chunks or ()
-    wanted = math.prod(
-        -(-length // chunk) for length, chunk in zip(dataset.shape, chunks, strict=True)
-    )
-    if len(masks) != (wanted if dataset.size else 0):
-        raise fault(path, f"chunks of {where} are missing", len(masks), wanted)
+def _check_type_of(
+    path: Path, column: Column, dataset: h5d.DatasetID, stored: Stored, expected: Expected
+) -> None:
+    """Check that a column is of its type, and says the code that it has."""
+    name = expected.code_name(column)
+    wanted = CODES[name].dtype if name else column.dtype
+    if wanted == "text":
+        good = stored.dtype.kind == "S" and stored.dtype.itemsize <= MAX_NAME_BYTES
+    else:
+        good = dataset.get_type() == TYPES[wanted]
+    if not good:
+        raise fault(path, f"{column.name} has another type", stored.dtype, wanted)
+    if name:
+        _check_code(path, column.name, dataset, name)
+
+
+def _check_code(path: Path, where: str, dataset: h5d.DatasetID, name: str) -> None:
+    """Check that the attributes of an encoded dataset say how it is encoded."""
+    attributes = h5py.Dataset(dataset).attrs
+    encoding, levels = attributes.get("encoding"), attributes.get("levels")
+    if not isinstance(encoding, bytes) or encoding.decode("utf-8", "replace") != name:
+        raise fault(path, f"the encoding of {where} is not the run's", repr(encoding), name)
+    if not isinstance(levels, np.integer) or int(levels) != CODES[name].levels:
+        raise fault(path, f"{where} has other levels", repr(levels), CODES[name].levels)
 
 
 def fault(path: Path, what: str, got: object = None, expected: object = None) -> FormatError:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnprobe import store
-from attnprobe.store import layout, shard
+from attnprobe.store import layout, shardwriter, stretches
 from attnprobe.types import Capture, Encoding, Masses, Record, Rows, Segment, Span
 from tests.store.builders import (
     causal_weights,
@@ -96,8 +96,8 @@ def test_iterating_gives_the_same_as_asking_one_by_one(run):
 @pytest.mark.parametrize("keep", ALL)
 def test_windows_smaller_than_a_record_change_nothing(monkeypatch, tmp_path, captures, keep):
     monkeypatch.setattr(layout, "PAIRS_PER_CHUNK", 64)
-    monkeypatch.setattr(shard, "PAIRS_PER_CHUNK", 64)
-    monkeypatch.setattr(shard, "WINDOW_BYTES", 5000)
+    monkeypatch.setattr(shardwriter, "ONE_CHUNK_BYTES", 0)
+    monkeypatch.setattr(stretches, "WINDOW_BYTES", 5000)
     write_missing(open_writer(tmp_path / "run", captures, keep=(keep,)), captures)
     with store.open_run(tmp_path / "run") as run:
         ids = [record_id for i, record_id in enumerate(run.records.index) if i != 2]
