@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from attnprobe.measures import measure
     from attnprobe.models import load_model
     from attnprobe.records import read_records, write_records
-    from attnprobe.store import Run, open_run
+    from attnprobe.store import Run, Verification, open_run, verify
     from attnprobe.types import Encoding, Record, Segment, Span
     from attnprobe.workflows.extract import ExtractSettings, extract
+    from attnprobe.workflows.probing import probe
 
 __version__ = "0.1.0"
 
@@ -29,8 +30,11 @@ _HOME = {
     "load_model": "models",
     "ExtractSettings": "workflows.extract",
     "extract": "workflows.extract",
+    "probe": "workflows.probing",
     "open_run": "store",
     "Run": "store",
+    "verify": "store",
+    "Verification": "store",
     "measure": "measures",
     "Contrast": "contrasts",
     "contrast": "contrasts",
@@ -39,8 +43,9 @@ _HOME = {
 
 __all__ = [
     "AttnprobeError", "Contrast", "Encoding", "ExtractSettings", "Record", "Run", "Segment", "Span",
-    "contrast", "extract", "load_model", "measure", "open_run", "read_records",
-    "write_records",
+    "Verification",
+    "contrast", "extract", "load_model", "measure", "open_run", "probe", "read_records",
+    "verify", "write_records",
 ]  # fmt: skip
 
 

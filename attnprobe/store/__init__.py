@@ -6,14 +6,15 @@ from attnprobe.store.codes import CODES, Code, decode, encode
 from attnprobe.store.layout import FORMAT_VERSION, KEEPS, MANIFEST
 from attnprobe.store.manifest import read_manifest
 from attnprobe.store.plan import PlannedRecord
+from attnprobe.store.verifying import Fault, Verification, verify
 from attnprobe.store.writer import RunWriter
 
 if TYPE_CHECKING:
     from attnprobe.store.reader import Run, open_run
 
 __all__ = [
-    "CODES", "FORMAT_VERSION", "KEEPS", "MANIFEST", "Code", "PlannedRecord", "Run", "RunWriter",
-    "decode", "encode", "open_run", "read_manifest",
+    "CODES", "FORMAT_VERSION", "KEEPS", "MANIFEST", "Code", "Fault", "PlannedRecord", "Run",
+    "RunWriter", "Verification", "decode", "encode", "open_run", "read_manifest", "verify",
 ]  # fmt: skip
 
 
