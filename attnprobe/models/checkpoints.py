@@ -122,11 +122,12 @@ def n_embedded(model: Any) -> int:
 def _load_model(source: Source, loading: Loading) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
 
-    model, told = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         source.path, dtype=loading.dtype, local_files_only=source.local_only,
         trust_remote_code=loading.trust_remote_code, output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are named, and refused, below
     )  # fmt: skip
+    model, told = loaded
     return model, dict(told)
 
 
@@ -153,7 +154,8 @@ def _check_shards(folder: Path) -> None:
 
 def _check_weights(source: Source, told: dict[str, Any]) -> None:
     """Refuse a checkpoint whose gaps transformers would fill with random numbers."""
-    if wrong := sorted(told.get("mismatched_keys") or ()):
+    wrong: list[tuple[str, Any, Any]] = sorted(told.get("mismatched_keys") or ())
+    if wrong:
         named = [f"{name} {tuple(has)} for {tuple(needs)}" for name, has, needs in wrong]
         raise ModelError(
             f"{_count(len(wrong), 'weight')} of another shape than the config says",

@@ -14,6 +14,8 @@ _REMOTE_MODULES = "transformers_modules"
 _NEEDS_CODE = "trust_remote_code"
 _WRONG_KIND = "Unrecognized configuration class"
 
+_ADAPTER = "default"
+
 _PLAIN_FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja"]
 
 
@@ -81,10 +83,8 @@ def attach_adapter(model: Any, folder: str) -> tuple[Any, list[str]]:
     with _quiet():
         config: Any = PeftConfig.from_pretrained(folder)
         config.inference_mode = True
-        wrapped = PeftModel(model, config)
-        found = wrapped.load_adapter(
-            folder, wrapped.active_adapter, is_trainable=False, torch_device="cpu"
-        )
+        wrapped = PeftModel(model, config, _ADAPTER)
+        found = wrapped.load_adapter(folder, _ADAPTER, is_trainable=False, torch_device="cpu")
     return wrapped, sorted({*found.missing_keys, *found.unexpected_keys})
 
 

@@ -45,12 +45,13 @@ def load_gguf(path: Path, dtype: torch.dtype | str) -> tuple[Any, Any, dict[str,
         )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     _split_as_trained(tokenizer, path)
-    model, told = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, output_loading_info=True,
         dtype=torch.float32 if dtype == "auto" else dtype,
     )  # fmt: skip
+    model, told = loaded
     forget_quantization(model)
-    return model, tokenizer, told
+    return model, tokenizer, dict(told)
 
 
 def _split_as_trained(tokenizer: Any, path: Path) -> None:
