@@ -71,6 +71,10 @@ class ModelError(AttnprobeError):
     """A model cannot be found, loaded or captured."""
 
 
+class FinetuneError(AttnprobeError):
+    """A fine-tuning cannot begin, go on, or be kept where it should go."""
+
+
 class CertificateError(AttnprobeError):
     """A capture could not prove that it shows what the model really used."""
 

@@ -5,6 +5,8 @@ from attnprobe.cli import (  # noqa: F401  (each adds its commands)
     check,
     data,
     demo,
+    files,
+    finetune,
     runs,
     score,
 )

@@ -108,23 +108,27 @@ def _cell(value: Any) -> str:
 
 
 class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
     def render(self, task: Task) -> Text:
-        """Show records per second."""
-        return Text(f"{task.speed:.2f} records/s" if task.speed else "– records/s")
+        """Show records, or whatever is counted, per second."""
+        return Text(f"{task.speed:.2f} {self.unit}/s" if task.speed else f"– {self.unit}/s")
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with records per second and the time left, on stderr.
+def progress_bar(title: str, unit: str = "records") -> Iterator[Callable[[int, int], None]]:
+    """Show a bar with records (or another unit) per second and the time left, on stderr.
 
     Yields:
-        A function to call with records done and records in all.
+        A function to call with what is done and what there is in all.
     """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        _Rate(),
+        _Rate(unit),
         TimeRemainingColumn(),
         TextColumn("left"),
     )

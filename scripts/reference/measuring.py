@@ -1,4 +1,4 @@
-"""What a half-trained model can do: losses and pass rates on small fixed sets of the test splits."""
+"""What a half-trained model can do: losses and pass rates on small sets of the test splits."""
 
 from collections import defaultdict
 from collections.abc import Iterable

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -267,4 +266,4 @@ def _cut_log(path: Path, step: int) -> None:
     kept = [line for line in lines if json.loads(line)["step"] <= step]
     part = path.with_suffix(".tmp")
     part.write_text("".join(kept), encoding="utf-8")
-    os.replace(part, path)
+    part.replace(path)
