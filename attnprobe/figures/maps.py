@@ -1,6 +1,7 @@
 """Maps of tokens → figure."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,16 +10,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import LogNorm, Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from attnprobe.errors import FigureError
+from attnprobe.figures.bars import bars_height, fill_bars
 from attnprobe.figures.drawing import margins, settings
 from attnprobe.figures.fitting import lay_out, wrap
 from attnprobe.figures.fonts import already_warned, families
-from attnprobe.figures.looks import EMPTY, MM, POINT, SEQUENTIAL, Look, find_look
+from attnprobe.figures.looks import DIVERGING, EMPTY, MM, POINT, SEQUENTIAL, Look, find_look
+from attnprobe.figures.scales import add_colour_bar, colour_norm
 from attnprobe.figures.tokens import UNNAMED, UNNAMED_NOTE, draw_tokens
+from attnprobe.panels.attributions import AttributionPanel
+from attnprobe.panels.bars import BarPanel
 from attnprobe.panels.maps import MapPanel, find_scale
 
 _FLAT = 0.5
@@ -28,8 +32,30 @@ _SINGLE = 0.67
 _MOST_ABREAST = 3
 
 
+def draw_attribution(
+    panel: AttributionPanel, look: str = "paper", width_mm: float | None = None
+) -> Figure:
+    """Draw attributions: maps of tokens, and below them the sums by segment.
+
+    Args:
+        panel: What `attribution_panel` returned.
+        look: One of `LOOKS`.
+        width_mm: Width of the figure; by the look if None.
+
+    Returns:
+        A figure with a canvas of its own, to be saved with `save`.
+
+    Raises:
+        FigureError: If there is no such look, or no room.
+    """
+    return draw_maps(panel.maps, look, width_mm, panel.bars)
+
+
 def draw_maps(
-    panels: MapPanel | Sequence[MapPanel], look: str = "paper", width_mm: float | None = None
+    panels: MapPanel | Sequence[MapPanel],
+    look: str = "paper",
+    width_mm: float | None = None,
+    bars: BarPanel | None = None,
 ) -> Figure:
     """Draw maps of tokens, side by side, or below each other where they are wide and low.
 
@@ -37,6 +63,7 @@ def draw_maps(
         panels: What `map_panels` returned.
         look: One of `LOOKS`.
         width_mm: Width of the figure; by the look if None.
+        bars: To be drawn below the maps.
 
     Returns:
         A figure with a canvas of its own, to be saved with `save`.
@@ -50,22 +77,28 @@ def draw_maps(
         raise FigureError("there is no map to draw", expected="one or more")
     grid = _arrange(panels)
     width = width_mm or style.wide_mm * (_SINGLE if grid[1] == 1 and not _is_flat(panels) else 1)
-    caption = _caption(panels)
-    fonts = families(_texts(panels, caption))
+    caption = _caption(panels, bars)
+    fonts = families(_texts(panels, caption, bars))
     with mpl.rc_context(settings(style, fonts)), already_warned():
         figure = Figure(figsize=(width * MM, width * MM), layout=margins(style))
         FigureCanvasAgg(figure)
-        cells = GridSpec(*grid, figure, height_ratios=_heights(panels, grid))
+        cells = GridSpec(
+            grid[0] + (bars is not None), grid[1], figure,
+            height_ratios=[*_heights(panels, grid), *([1.0] if bars else [])],
+        )  # fmt: skip
         places = [divmod(i, grid[1]) for i in range(len(panels))]
         row = [figure.add_subplot(cells[place]) for place in places]
         images = [_fill(axes, panel) for axes, panel in zip(row, panels, strict=True)]
-        bar = _add_bar(figure, row, images[0], panels, style)
+        beside = len(row) == 1 and not _is_flat(panels)
+        bar = add_colour_bar(row, images[0], panels, style, beside=beside)
+        if bars is not None:
+            fill_bars(figure.add_subplot(cells[-1, :]), bars, style)
         if caption:
             below = figure.supxlabel(
                 "", x=0.01, ha="left", fontsize=style.font * 0.9, linespacing=1.35
             )
-            wrap(below, caption, 0.98 * figure.get_figwidth() * figure.dpi)
-        _fit(figure, row, panels, grid, bar, style)
+            wrap(below, caption, 0.96 * figure.get_figwidth() * figure.dpi)
+        _fit(figure, row, panels, cells, bar, style, bars)
     return figure
 
 
@@ -82,8 +115,10 @@ def _arrange(panels: Sequence[MapPanel]) -> tuple[int, int]:
     return math.ceil(n / columns), columns
 
 
-def _texts(panels: Sequence[MapPanel], caption: str) -> list[str]:
+def _texts(panels: Sequence[MapPanel], caption: str, bars: BarPanel | None) -> list[str]:
     texts = [caption, "+−•.…", find_scale(panels[0].scale)]
+    if bars is not None:
+        texts += [*bars.series, *bars.bars, bars.title, bars.name, bars.unit]
     for panel in panels:
         texts += [panel.title, panel.name, panel.unit]
         for axis in (panel.rows, panel.columns):
@@ -92,18 +127,13 @@ def _texts(panels: Sequence[MapPanel], caption: str) -> list[str]:
     return texts
 
 
-def _caption(panels: Sequence[MapPanel]) -> str:
+def _caption(panels: Sequence[MapPanel], bars: BarPanel | None) -> str:
     lines = [panel.note for panel in panels]
+    if bars is not None:
+        lines.append(bars.note)
     if any(s.role in UNNAMED for p in panels for s in (*p.rows.spans, *p.columns.spans)):
         lines.append(UNNAMED_NOTE)
     return "\n".join(dict.fromkeys(line for line in lines if line))
-
-
-def _norm(panel: MapPanel) -> Normalize:
-    low, high = panel.limits
-    if panel.scale == "log":
-        return LogNorm(low, high, clip=True)
-    return PowerNorm(0.5, low, high) if panel.scale == "sqrt" else Normalize(low, high)
 
 
 def _fill(axes: Axes, panel: MapPanel) -> Any:
@@ -112,8 +142,8 @@ def _fill(axes: Axes, panel: MapPanel) -> Any:
     axes.set_facecolor(EMPTY)
     image = axes.imshow(
         np.ma.masked_invalid(panel.values),
-        cmap=SEQUENTIAL,
-        norm=_norm(panel),
+        cmap=DIVERGING if panel.diverging else SEQUENTIAL,
+        norm=colour_norm(panel),
         extent=(0, n_columns * panel.block[1], n_rows * panel.block[0], 0),
         aspect="auto",
         interpolation="nearest",
@@ -125,46 +155,14 @@ def _fill(axes: Axes, panel: MapPanel) -> Any:
     return image
 
 
-def _add_bar(
-    figure: Figure, row: Sequence[Axes], image: Any, panels: Sequence[MapPanel], look: Look
-) -> Colorbar:
-    panel = panels[0]
-    beside = len(row) == 1 and not _is_flat([panel])
-    bar = figure.colorbar(
-        image,
-        ax=list(row),
-        extend="max" if any(np.nanmax(p.values) > p.limits[1] for p in panels) else "neither",
-        location="right" if beside else "bottom",
-        shrink=0.9 if beside else 0.5,
-        aspect=30,
-        pad=0.04 if beside else 0.03,
-    )
-    bar.set_label(f"{panel.name} ({panel.unit}, {find_scale(panel.scale)})")
-    if panel.scale == "sqrt":
-        ticks = _even_ticks(panel.limits[1])
-        bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
-    bar.outline.set(linewidth=look.line, edgecolor="#808080")  # type: ignore[operator]
-    return bar
-
-
-def _even_ticks(high: float) -> list[float]:
-    """Choose round numbers that lie apart on a square-root scale."""
-    round_numbers = [m * 10.0**p for p in range(-6, 1) for m in (1, 2, 5)]
-    ticks = [high]
-    for number in reversed([number for number in round_numbers if number < high]):
-        if math.sqrt(ticks[-1] / high) - math.sqrt(number / high) > 0.11:
-            ticks.append(number)
-    ticks = ticks[1:] if len(ticks) > 1 else ticks
-    return sorted({0.0, *(tick for tick in ticks if math.sqrt(tick / high) > 0.08)})
-
-
 def _fit(
     figure: Figure,
     row: Sequence[Axes],
     panels: Sequence[MapPanel],
-    grid: tuple[int, int],
+    cells: GridSpec,
     bar: Colorbar,
     look: Look,
+    bars: BarPanel | None,
 ) -> None:
     """Settle labels and height: labels change the cells, and cells the labels."""
     for _ in range(3):
@@ -185,22 +183,30 @@ def _fit(
             _height(panel, box.width / figure.dpi, look)
             for panel, box in zip(panels, boxes, strict=True)
         ]
-        lines = [slice(i * grid[1], (i + 1) * grid[1]) for i in range(grid[0])]
+        lines = [slice(i, i + cells.ncols) for i in range(0, len(row), cells.ncols)]
         surplus = figure.get_figheight() - sum(max(heights[line]) for line in lines)
-        figure.set_figheight(sum(max(wanted[line]) for line in lines) + surplus)
+        rows = [max(wanted[line]) for line in lines]
+        if bars is not None:
+            surplus -= figure.axes[-1].get_window_extent().height / figure.dpi
+            rows.append(bars_height(bars, look))
+        cells.set_height_ratios(rows)
+        figure.set_figheight(sum(rows) + surplus)
+    lay_out(figure)
+    _label(row, panels, look)
     lay_out(figure)
     figure.set_layout_engine("none")
-    _label(row, panels, look)
 
 
 def _label(row: Sequence[Axes], panels: Sequence[MapPanel], look: Look) -> None:
-    """Write tokens, segments and titles; titles stand at one height above the axes."""
-    reach = 0.0
+    """Write tokens, segments and titles; titles of one row of maps stand at one height."""
+    reach: dict[float, float] = defaultdict(float)
     for axes, panel in zip(row, panels, strict=True):
         draw_tokens(axes, panel.rows, "y", look)
-        reach = max(reach, draw_tokens(axes, panel.columns, "x", look))
+        line = round(axes.get_position().y0, 3)
+        reach[line] = max(reach[line], draw_tokens(axes, panel.columns, "x", look))
     for axes, panel in zip(row, panels, strict=True):
-        title = axes.set_title(panel.title, loc="left", pad=reach + look.font)
+        above = reach[round(axes.get_position().y0, 3)] + look.font
+        title = axes.set_title(panel.title, loc="left", pad=above)
         wrap(title, panel.title, axes.get_window_extent().width)
 
 

@@ -27,28 +27,30 @@ look like nothing on a linear scale."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MapPanel:
-    """Attention weights of one record: queries (the first on top) by keys."""
+    """A value for pairs of tokens of one record: queries (the first on top) by keys."""
 
     values: Float[np.ndarray, "row column"]
-    """A probability per cell; NaN where no query of the cell sees a key of it."""
+    """A number per cell, such as a probability; NaN where no query of the cell sees a key of it."""
     rows: TokenAxis
     """The queries, or the tokens predicted there."""
     columns: TokenAxis
-    """The keys."""
+    """The keys, or the tokens that are credited."""
     title: str
     """Short heading."""
     limits: tuple[float, float]
-    """Values at the two ends of the colours; larger values have the colour of the upper end."""
+    """Values at the two ends of the colours; what reaches beyond has the colour of the end."""
     scale: str = "sqrt"
     """One of `SCALES`."""
     block: tuple[int, int] = (1, 1)
-    """Tokens that share a cell, along rows and columns; a cell shows the largest weight."""
+    """Tokens that share a cell, along rows and columns."""
     note: str = ""
     """Anything else the reader must know."""
     name: str = "attention"
     """What the values are, for the colour bar."""
     unit: str = "probability"
     """Unit of the values."""
+    diverging: bool = False
+    """Whether 0 is a middle that values depart from to both sides."""
 
     def __post_init__(self) -> None:
         sides = len(self.rows), len(self.columns)
@@ -60,11 +62,21 @@ class MapPanel:
             )  # fmt: skip
         find_scale(self.scale)
         low, high = self.limits
-        if not (np.isfinite(high) and 0 <= low < high) or (self.scale == "log" and low == 0):
+        if self.diverging:
+            self._check_diverging()
+        elif not (np.isfinite(high) and 0 <= low < high) or (self.scale == "log" and low == 0):
             raise FigureError(
                 "colour limits must be two numbers from 0 on, the lower first",
                 where=f"map '{self.title}'", got=self.limits,
                 expected="above 0 on a logarithmic scale" if self.scale == "log" else None,
+            )  # fmt: skip
+
+    def _check_diverging(self) -> None:
+        low, high = self.limits
+        if self.scale == "log" or not (np.isfinite(high) and low == -high < 0):
+            raise FigureError(
+                "diverging colours need limits symmetric about 0, and no logarithmic scale",
+                where=f"map '{self.title}'", got=f"{self.limits}, scale '{self.scale}'",
             )  # fmt: skip
 
     def _repr_html_(self) -> str:
@@ -233,7 +245,7 @@ class _Grid:
             rows = token_axis(encoding, (queries + 1).tolist(), "predicted token")
         columns = token_axis(encoding, range(encoding.n_tokens), "token looked at (key)")
         is_sink = np.isin(np.arange(encoding.n_tokens), encoding.sinks)
-        title = f"{_heading(encoding)}: {_where(layers, heads, run)}"
+        title = f"{heading(encoding)}: {_where(layers, heads, run)}"
         return cls(values, rows, columns, title, is_square, is_sink)
 
 
@@ -284,7 +296,7 @@ def _limits(grids: Sequence["_Grid"], scale: str) -> tuple[float, float]:
     return low, high
 
 
-def _heading(encoding: Encoding) -> str:
+def heading(encoding: Encoding) -> str:
     """Name a record by its style, where that says which record it is."""
     record = encoding.record
     return f"{record.style} ({record.item})" if record.style else record.id
