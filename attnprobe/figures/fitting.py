@@ -43,9 +43,8 @@ def fit(
     look: Look,
 ) -> None:
     """Settle ticks and height: labels change the cells, and cells the labels."""
-    for _ in range(3):
+    for turn in range(3):
         lay_out(figure)
-        boxes = [axes.get_window_extent() for axes in row]
         for place, (axes, panel) in enumerate(zip(row, panels, strict=True)):
             labelled = place == 0 or not _same_rows(panels[place - 1], panel)
             _set_ticks(axes, panel, look, labelled)
@@ -55,6 +54,9 @@ def fit(
             box = bar.ax.get_window_extent()
             label = bar.ax.yaxis.label if beside else bar.ax.xaxis.label
             wrap(label, label.get_text().replace("\n", " "), box.height if beside else box.width)
+        if turn == 0:  # long labels must have their room before the height shrinks
+            lay_out(figure)
+        boxes = [axes.get_window_extent() for axes in row]
         if min(box.width for box in boxes) < 2 * look.font:
             raise _no_room(figure)
         wanted = max(
