@@ -1,7 +1,7 @@
 """What a recording sees: a call of a fused function, or a softmax with the product after it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -81,6 +81,8 @@ class WeighedCall:
     """[batch, row, key]: with `columns`, which keys those rows see."""
     value: torch.Tensor | None = None
     """[batch, head or 1, key, value size]; None where it was not seen."""
+    keys: slice = field(default_factory=lambda: slice(None))
+    """Which columns went into the product: a sink column does not."""
     mask: None = None
     causal: bool = False
 
@@ -92,7 +94,7 @@ class WeighedCall:
     @property
     def n_keys(self) -> int:
         """Keys, as many as the cache returned."""
-        return self.weights.shape[3]
+        return len(range(*self.keys.indices(self.weights.shape[3])))
 
 
 Call = AttentionCall | WeighedCall

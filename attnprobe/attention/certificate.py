@@ -83,6 +83,8 @@ def row_errors(
         Per example, the worst over heads and rows of ‖rows·V − output‖ / ‖output‖. Where an
         output is tiny against the values it was mixed from, those set the scale.
     """
+    if call.value is None:
+        raise ValueError("a call without values")
     mixed = rows_times_values(weights, call)
     examples = torch.arange(len(columns), device=columns.device)[:, None]
     used = output[examples, columns].transpose(1, 2).float()

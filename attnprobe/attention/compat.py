@@ -41,7 +41,10 @@ class Switched(Protocol):
 class Observer(Protocol):
     """Sees each attention call of a model."""
 
-    survey: Switched
+    @property
+    def survey(self) -> Switched:
+        """What is known of the model."""
+        ...
 
     def observe(self, call: Call, output: torch.Tensor | None) -> None:
         """Take a call and the output [batch, query, head, value size] the model goes on with.

@@ -17,9 +17,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.overrides import TorchFunctionMode
 
-from attnprobe.attention.calls import Call, Place, WeighedCall
+from attnprobe.attention.calls import Place, WeighedCall
 from attnprobe.attention.carriers import Carriers
-from attnprobe.attention.compat import announced, in_backward
+from attnprobe.attention.compat import Observer, announced, in_backward
 from attnprobe.attention.fused import fused_call
 from attnprobe.attention.order import HeadOrder
 from attnprobe.attention.passes import PassPlan
@@ -37,12 +37,18 @@ _MULTI_HEAD = torch.nn.functional.multi_head_attention_forward
 
 
 @runtime_checkable
-class Watcher(Protocol):
+class Watcher(Observer, Protocol):
     """Takes what was seen of a running model."""
 
-    survey: Survey
-    needs_every_row: bool
-    """Whether rows beyond those of the plan are asked for."""
+    @property
+    def survey(self) -> Survey:
+        """What is known of the model."""
+        ...
+
+    @property
+    def needs_every_row(self) -> bool:
+        """Whether rows beyond those of the plan are asked for."""
+        ...
 
     def wants(self, place: Place) -> bool:
         """Whether this layer is asked for, and a pass was announced for it."""
@@ -50,10 +56,6 @@ class Watcher(Protocol):
 
     def plan_of(self, kind: str) -> PassPlan:
         """Return the plan of the current pass."""
-        ...
-
-    def observe(self, call: Call, output: torch.Tensor | None) -> None:
-        """Take a call, and the output [batch, query, head, value size]."""
         ...
 
     def doubt(self, place: Place, why: str) -> None:
@@ -256,7 +258,7 @@ class _Interceptor(TorchFunctionMode):
         if shape is None or product.values.shape[-2] != product.weights.shape[-1]:
             return False
         carrier = next(arg for arg in _flat(args) if arg in pending.carriers)
-        call = _sliced(call, pending.carriers.keys_of(carrier))
+        call = replace(call, keys=pending.carriers.keys_of(carrier))
         if product.values.shape[-2] != call.n_keys:
             return False
         value = shape.rearrange(product.full_values.detach())
@@ -304,18 +306,6 @@ def _only(call: WeighedCall, columns: torch.Tensor) -> WeighedCall:
         call, weights=softmax_rows(call, columns), scores=None, columns=columns,
         seen=visible_keys(call, columns),
     )  # fmt: skip
-
-
-def _sliced(call: WeighedCall, keys: slice) -> WeighedCall:
-    """Cut the columns of a softmax to those that went into the product."""
-    if keys == slice(None):
-        return call
-    return replace(
-        call,
-        weights=call.weights[..., keys],
-        scores=None if call.scores is None else call.scores[..., keys],
-        seen=None if call.seen is None else call.seen[..., keys],
-    )
 
 
 def _flat(args: Sequence[Any]) -> Iterator[Any]:

@@ -62,14 +62,13 @@ def read_product(
         factors = [kwargs.get("batch1"), kwargs.get("batch2")] if "batch2" in kwargs else args[1:3]
     else:
         return None
-    if len(factors) != 2 or not all(isinstance(factor, torch.Tensor) for factor in factors):
+    tensors = [factor for factor in factors if isinstance(factor, torch.Tensor)]
+    if len(tensors) != 2 or min(tensor.dim() for tensor in tensors) < 2:
         return None
-    first, second = factors
-    if carries(first) and first.dim() >= 2 and second.dim() >= 2:
+    first, second = tensors
+    if carries(first):
         return Product(first, second, output)
-    if carries(second) and first.dim() >= 2 and second.dim() >= 2:
-        return Product(second.mT, first.mT, output.mT)
-    return None
+    return Product(second.mT, first.mT, output.mT) if carries(second) else None
 
 
 def _einsum(

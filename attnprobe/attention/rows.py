@@ -29,8 +29,8 @@ def visible_keys(call: Call, columns: Columns) -> Bool[torch.Tensor, "batch quer
     """
     if isinstance(call, WeighedCall):
         if call.seen is None:
-            return _unmasked(_scores_of(call, columns))
-        return _pick(call.seen[:, None], call, columns)[:, 0]
+            return _unmasked(_scores_of(call, columns)[..., call.keys])
+        return _pick(call.seen[:, None], call, columns)[:, 0, :, call.keys]
     n_queries, n_keys = call.n_queries, call.n_keys
     if call.mask is None:
         keys = torch.arange(n_keys, device=columns.device)
@@ -185,8 +185,8 @@ def _blocks(call: Call) -> list[torch.Tensor]:
 def _given_rows(call: WeighedCall, columns: Columns) -> Float[torch.Tensor, "batch head query key"]:
     """Pick rows of what the model's softmax gave; in half precision, make them anew in float32."""
     if call.weights.dtype in (torch.float32, torch.float64) or call.scores is None:
-        return _pick(call.weights, call, columns).float()
-    return pick_queries(call.scores, columns).float().softmax(-1)
+        return _pick(call.weights, call, columns)[..., call.keys].float()
+    return pick_queries(call.scores, columns).float().softmax(-1)[..., call.keys]
 
 
 def _pick(rows: torch.Tensor, call: WeighedCall, columns: Columns) -> torch.Tensor:
