@@ -12,6 +12,16 @@ from pathlib import Path
 from typing import Any
 
 
+class MemoryFile(io.BytesIO):
+    """What stands in for a file on disk where a run is held in memory."""
+
+    def check(self) -> None:
+        """Do nothing: writing to memory does not fail half-way."""
+
+    def close(self) -> None:
+        """Stay open, so that what was written can be read."""
+
+
 class StickyFile(io.RawIOBase):
     """A new binary file whose writes never raise; see `check`."""
 
