@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from attnprobe.errors import ModelError
@@ -14,6 +15,7 @@ from tests.model_kinds import (
     IDS,
     as_q8,
     logits_of,
+    save_adapter,
     save_gguf,
     save_remote,
     save_sharded,
@@ -275,8 +277,19 @@ def test_a_hub_id_is_looked_up_and_said_so(hub, caplog):
     assert caplog.messages == [
         "org/name: no such folder here; asking the hub (HF_HUB_OFFLINE=1 forbids it)"
     ]
-    assert hub == [("org/name", False)] * 2
+    assert hub == [("org/name", False)] * 2  # is it an adapter? its tokenizer
     assert message.startswith("org/name: cannot load this model; got no route to the hub, expected")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(hub, monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def unreachable(*args, **kwargs):
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    assert "in the hub's cache; the hub could not be reached, expected" in fault("org/name")
+    assert hub == [("org/name", True)]
 
 
 def test_a_bare_name_is_never_looked_up(hub, caplog):
@@ -284,29 +297,57 @@ def test_a_bare_name_is_never_looked_up(hub, caplog):
     assert hub
     assert all(local for _, local in hub)
     assert not caplog.messages
-    assert "no such folder, and nothing of that name in the hub's cache" in message
+    assert "no such folder, and nothing whole of that name in the hub's cache" in message
     assert "did you mean 'smollm2-135m-instruct'?" in message
 
 
 def test_offline_nothing_is_looked_up(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: True)
     assert fault("org/name") == (
-        "org/name: cannot load this model; got no such folder, and nothing of that name in the "
-        "hub's cache; hub look-ups are off (HF_HUB_OFFLINE), expected a known name, a model "
+        "org/name: cannot load this model; got no such folder, and nothing whole of that name in "
+        "the hub's cache; hub look-ups are off (HF_HUB_OFFLINE), expected a known name, a model "
         "folder, a .gguf file, or a hub id such as org/name; check the spelling, or download it "
         "first and pass the folder; there is: smollm2-135m-instruct."
     )
     assert all(local for _, local in hub)
 
 
-def test_what_the_hubs_cache_holds_is_loaded_offline(tmp_path, monkeypatch):
-    snapshot = tmp_path / "models--org--tiny" / "snapshots" / "abc"
-    save_model(snapshot)
-    (tmp_path / "models--org--tiny" / "refs").mkdir()
-    (tmp_path / "models--org--tiny" / "refs" / "main").write_text("abc")
-    for module in ("huggingface_hub.constants", "transformers.utils.hub"):
-        for name in ("HF_HUB_CACHE", "TRANSFORMERS_CACHE"):
-            monkeypatch.setattr(f"{module}.{name}", str(tmp_path), raising=False)
+def cached(folder, name, save):
+    """Put a model into a cache as the hub's client lays it out."""
+    kept = folder / f"models--{name.replace('/', '--')}"
+    snapshot = kept / "snapshots" / "abc"
+    save(snapshot)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("abc")
+    return snapshot
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_what_the_hubs_cache_holds_is_loaded_offline(cache):
+    cached(cache, "org/tiny", save_model)
     loaded = load("org/tiny")
     assert loaded.model(IDS).logits.shape == (1, 30, 300)
     assert loaded.identity()["name"] == "org/tiny"
+
+
+def test_an_adapter_in_the_hubs_cache_is_loaded_offline_with_its_base(cache):
+    config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    cached(cache, "org/tiny", save_model)
+    snapshot = cached(
+        cache, "org/adapter", lambda folder: save_adapter(folder, tiny_llama(), config, "org/tiny")
+    )
+    loaded = load("org/adapter")
+    assert loaded.adapter.base == "org/tiny"
+    shutil.rmtree(cache / "models--org--tiny")
+    assert snapshot.is_dir()
+    message = fault("org/adapter")
+    assert message.startswith(
+        "org/adapter: the base of this adapter cannot be loaded; got org/tiny: cannot load this "
+        "model; got no such folder, and nothing whole of that name in the hub's cache; hub look-ups"
+    )
+    assert message.endswith("; mend that, or name another with --base MODEL.")

@@ -51,6 +51,7 @@ KINDS = {
     "half": (save_half, ["--dtype", "bfloat16"]),
     "gguf": (lambda path: save_gguf(path, tiny_llama()), []),
     "adapter": (save_with_adapter, []),
+    "half adapter": (save_with_adapter, ["--dtype", "bfloat16"]),
     "merged": (save_with_adapter, ["--merge-adapter"]),
     "remote": (save_remote, ["--trust-remote-code"]),
 }
@@ -64,9 +65,9 @@ def test_a_run_of_each_kind_of_model(kind, data, tmp_path):
     succeed("extract", data, "-m", model, "-o", tmp_path / "run", "--device", "cpu", *options)
     with attnprobe.open_run(tmp_path / "run") as run:
         assert len(run.records) == 4
-        assert run.records.worst_error.max() < (3e-2 if kind == "half" else 1e-3)
+        assert run.records.worst_error.max() < (3e-2 if "half" in kind else 1e-3)
         loaded = load_model(
-            str(model), device="cpu", dtype="bfloat16" if kind == "half" else "auto",
+            str(model), device="cpu", dtype="bfloat16" if "half" in kind else "auto",
             merge_adapter=kind == "merged", trust_remote_code=kind == "remote",
         )  # fmt: skip
         assert run.model == json.loads(json.dumps(loaded.identity()))

@@ -80,7 +80,7 @@ def load_adapter(
     kind = _checked_kind(source, config)
     _check_installed(source)
     under = _find_base(source, base or record.get("base") or config.get("base_model_name_or_path"))
-    model, tokenizer = load_checkpoint(under, loading)
+    model, tokenizer = _load_base(source, under, loading)
     if has_tokenizer(folder):
         tokenizer = load_tokenizer(source, loading)
     of_base = fingerprint(model)
@@ -158,6 +158,16 @@ def _find_base(source: Source, name: object) -> Source:
             expected="a whole model", fix="merge that one first, and name the result with --base",
         )  # fmt: skip
     return found
+
+
+def _load_base(source: Source, under: Source, loading: Loading) -> tuple[Any, Any]:
+    try:
+        return load_checkpoint(under, loading)
+    except ModelError as error:
+        raise ModelError(
+            "the base of this adapter cannot be loaded", where=source.name,
+            got=str(error).rstrip("."), fix="mend that, or name another with --base MODEL",
+        ) from error  # fmt: skip
 
 
 def _check_base(source: Source, under: Source, recorded: object, found: list[str]) -> None:

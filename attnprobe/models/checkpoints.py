@@ -181,15 +181,7 @@ def _translated(source: Source, error: Exception) -> ModelError:
     if needs_code(error):
         return _code_error(source)
     if source.kind == "hub" and source.local_only:
-        bare = "/" not in source.path
-        return ModelError(
-            "cannot load this model", where=source.name,
-            got="no such folder, and nothing of that name in the hub's cache"
-            + ("" if bare else "; hub look-ups are off (HF_HUB_OFFLINE)"),
-            expected=EXPECTED,
-            fix="check the spelling, or download it first and pass the folder; "
-            + nearest(source.name, KNOWN),
-        )  # fmt: skip
+        return _not_cached(source)
     if is_no_decoder(error):
         return ModelError(
             "this is no causal language model", where=source.name,
@@ -205,6 +197,19 @@ def _translated(source: Source, error: Exception) -> ModelError:
     return ModelError(
         "cannot load this model", where=source.name, got=_reason(error), expected=EXPECTED,
         fix=fix + nearest(source.name, KNOWN) if source.kind == "hub" else None,
+    )  # fmt: skip
+
+
+def _not_cached(source: Source) -> ModelError:
+    why = "; hub look-ups are off (HF_HUB_OFFLINE)" if "/" in source.path else ""
+    if source.unreached:
+        why = "; the hub could not be reached"
+    return ModelError(
+        "cannot load this model", where=source.name,
+        got=f"no such folder, and nothing whole of that name in the hub's cache{why}",
+        expected=EXPECTED,
+        fix="check the spelling, or download it first and pass the folder; "
+        + nearest(source.name, KNOWN),
     )  # fmt: skip
 
 

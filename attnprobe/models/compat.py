@@ -26,17 +26,29 @@ def hub_is_off() -> bool:
     return is_offline_mode()
 
 
-def adapter_of_hub(name: str, config: str, local_only: bool) -> str | None:
-    """Return the folder of an adapter on the hub or in its cache; None if the id is no adapter."""
+def adapter_of_hub(name: str, config: str, local_only: bool) -> tuple[str | None, bool]:
+    """Ask whether an id on the hub, or in its cache, is an adapter.
+
+    Args:
+        name: The id.
+        config: File that only adapters have.
+        local_only: Whether to look into the cache alone.
+
+    Returns:
+        The adapter's folder, None if the id is no adapter; and whether the hub could be reached.
+    """
     from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         found = hf_hub_download(name, config, local_files_only=local_only)
         if local_only:
-            return str(Path(found).parent)
-        return snapshot_download(name, allow_patterns=_PLAIN_FILES)
-    except (OSError, ValueError):  # not there, no such id, no network: loading says which
-        return None
+            return str(Path(found).parent), False
+        return snapshot_download(name, allow_patterns=_PLAIN_FILES), True
+    except LocalEntryNotFoundError:
+        return None, False
+    except (OSError, ValueError):  # no such file, or no such id: loading says which
+        return None, True
 
 
 def needs_code(error: Exception) -> bool:

@@ -2,14 +2,17 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from attnprobe.errors import ModelError, nearest
-from attnprobe.models import smollm2
+from attnprobe.models import reference, smollm2
 from attnprobe.models.compat import adapter_of_hub, hub_is_off
 
-KNOWN: dict[str, Callable[[], Path]] = {smollm2.NAME: smollm2.smollm2_folder}
+KNOWN: dict[str, Callable[[], Path]] = {
+    reference.NAME: reference.reference_folder,
+    smollm2.NAME: smollm2.smollm2_folder,
+}
 """Names that stand for a model folder made on the spot."""
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -30,6 +33,8 @@ class Source:
     """`folder`, `gguf`, `adapter` (a folder, too) or `hub`."""
     path: str
     """Of the folder or file; the id on the hub."""
+    unreached: bool = False
+    """Whether the hub was asked and did not answer."""
 
     @property
     def local_only(self) -> bool:
@@ -38,7 +43,9 @@ class Source:
         A bare name is never looked up: a word that is spelled wrong must not load what a stranger
         has put there.
         """
-        return self.kind != "hub" or "/" not in self.path or hub_is_off()
+        if self.kind != "hub" or "/" not in self.path:
+            return True
+        return self.unreached or hub_is_off()
 
 
 def find_source(name: str) -> Source:
@@ -69,9 +76,10 @@ def find_source(name: str) -> Source:
     source = Source(name, "hub", name)
     if not source.local_only:
         _log.info("%s: no such folder here; asking the hub (HF_HUB_OFFLINE=1 forbids it)", name)
-    if adapter := adapter_of_hub(name, ADAPTER_CONFIG, source.local_only):
+    adapter, reached = adapter_of_hub(name, ADAPTER_CONFIG, source.local_only)
+    if adapter is not None:
         return Source(name, "adapter", adapter)
-    return source
+    return replace(source, unreached=not source.local_only and not reached)
 
 
 def _kind_of_folder(folder: Path) -> str:

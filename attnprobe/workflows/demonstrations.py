@@ -46,7 +46,7 @@ def writer(loaded: LoadedModel) -> Callable[[str], str]:
         inputs = loaded.tokenizer(prompt, return_tensors="pt").to(loaded.device)
         written = loaded.model.generate(
             **inputs, max_new_tokens=RATIONALE_TOKENS, do_sample=False, temperature=None,
-            top_p=None, top_k=None, pad_token_id=loaded.tokenizer.pad_token_id or 0,
+            top_p=None, top_k=None, pad_token_id=loaded.pad_id,
         )  # fmt: skip
         return loaded.tokenizer.decode(
             written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
