@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from attnprobe.store.layout import (
 from attnprobe.store.publish import sha256
 from attnprobe.store.receipts import Receipt
 
-MAX_ATTRIBUTES, MAX_ATTRIBUTE_BYTES = 64, 65536
+MAX_ATTRIBUTES, MAX_ATTRIBUTE_BYTES, MAX_SHORT_BYTES = 64, 65536, 64
 MAX_OBJECTS, MAX_DEPTH, MAX_RANK = 400, 3, 8
 MAX_LIGHT_BYTES = 2**30
 """What the columns that are read whole may take in memory, all together."""
@@ -44,10 +45,13 @@ SUPERBLOCK_BYTES = 48
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 UNDEFINED = b"\xff" * 8
 
+NEVER_READ = (b"dims", b"unit")
+"""Attributes for whoever looks into a shard with other tools."""
+
 KINDS = (h5t.INTEGER, h5t.FLOAT, h5t.STRING)
 TYPES = {
-    "|u1": h5t.STD_U8LE, "<u2": h5t.STD_U16LE, "<u4": h5t.STD_U32LE, "<i4": h5t.STD_I32LE,
-    "<i8": h5t.STD_I64LE, "<f4": h5t.IEEE_F32LE,
+    "<i4": h5t.STD_I32LE, "|u1": h5t.STD_U8LE, "<f4": h5t.IEEE_F32LE, "<u2": h5t.STD_U16LE,
+    "<i8": h5t.STD_I64LE, "<u4": h5t.STD_U32LE,
 }  # fmt: skip
 
 
@@ -129,13 +133,18 @@ def open_file(path: Path) -> h5py.File:
         finally:
             os.close(descriptor)
         _check_superblock(path, start)
-        access = h5p.create(h5p.FILE_ACCESS)
-        access.set_fclose_degree(h5f.CLOSE_STRONG)
-        access.set_file_locking(False, True)  # nobody writes to a sealed shard
-        access.set_cache(0, 1, 0, 0.0)  # chunks are not read through HDF5
-        return h5py.File(h5f.open(os.fsencode(path), h5f.ACC_RDONLY, access))
+        return h5py.File(h5f.open(os.fsencode(path), h5f.ACC_RDONLY, _access()))
     except (OSError, RuntimeError) as error:
         raise fault(path, "this is no readable HDF5 file", error) from error
+
+
+@cache
+def _access() -> h5p.PropFAID:
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
+    access.set_file_locking(False, True)  # nobody writes to a sealed shard
+    access.set_cache(0, 1, 0, 0.0)  # chunks are not read through HDF5
+    return access
 
 
 def _check_superblock(path: Path, start: bytes) -> None:
@@ -159,86 +168,83 @@ def check_structure(path: Path, file: h5py.File, expected: Expected) -> dict[str
         FormatError: Naming the shard and the fault.
     """
     try:
-        size = file.id.get_filesize()
-        datasets = _walk(path, file.id)
-        found = {
-            where: _check_dataset(path, where, dataset, size) for where, dataset in datasets.items()
-        }
-        n_light = 0
-        for column in expected.columns.values():
-            stored = found.get(column.name)
-            if stored is None:
-                raise fault(path, f"dataset {column.name} is missing")
+        size, found, n_light = file.id.get_filesize(), {}, 0
+        for where, dataset in _walk(path, file.id).items():
+            column = expected.columns.get(where)
+            stored = _check_dataset(path, where, dataset, size)
+            if column is None:
+                continue  # what a newer minor version added
             _check_column(path, column, stored, expected)
-            _check_type_of(path, column, datasets[column.name], stored, expected)
-            if column.name in BY_NAME and column.name not in BIG:
+            _check_type_of(path, column, dataset, stored, expected)
+            found[where] = stored
+            if where in BY_NAME and where not in BIG:
                 n_light += math.prod(stored.shape) * stored.dtype.itemsize
+        for name in expected.columns:
+            if name not in found:
+                raise fault(path, f"dataset {name} is missing")
         if n_light > MAX_LIGHT_BYTES:
             raise fault(path, "the index is too large", f"{n_light} bytes", MAX_LIGHT_BYTES)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise fault(path, "the file's structure cannot be read", error) from error
-    return {name: found[name] for name in expected.columns}
+    return found
 
 
 def _walk(path: Path, file: h5f.FileID) -> dict[str, h5d.DatasetID]:
-    """Find every dataset, refusing whatever is no plain group or dataset, before opening any."""
-    pending: list[tuple[str, h5g.GroupID, int]] = [("", h5g.open(file, b"/"), 0)]
-    n_seen, places = 0, []
-    _check_attributes(path, "/", file, h5o.get_info(file).num_attrs)
+    """Find every dataset, refusing whatever is no plain group or dataset."""
+    root = h5g.open(file, b"/")
+    pending: list[tuple[str, h5g.GroupID, int]] = [("", root, 0)]
+    n_seen, found = 0, {}
+    seen = {h5o.get_info(root).addr}
+    _check_attributes(path, "/", root)
     while pending:
         prefix, group, depth = pending.pop()
         n_seen += group.get_num_objs()
         if n_seen > MAX_OBJECTS or depth >= MAX_DEPTH:
             raise fault(path, "there are too many objects", prefix or "/")
-        for link, kind in _links(group):
+        for link, kind, address in _links(group):
             where = f"{prefix}/{link.decode('utf-8', 'backslashreplace')}"
             if kind != h5l.TYPE_HARD:
                 raise fault(path, f"{where} is a soft or external link", expected="hard links")
-            about = h5o.get_info(group, link)
-            if about.type not in (h5o.TYPE_GROUP, h5o.TYPE_DATASET):
+            if address in seen:
+                raise fault(path, f"{where} is another name of something else")
+            seen.add(address)
+            member = h5o.open(group, link)
+            if isinstance(member, h5g.GroupID):
+                pending.append((where, member, depth + 1))
+            elif isinstance(member, h5d.DatasetID):
+                found[where] = member
+            else:
                 raise fault(path, f"{where} is neither group nor dataset")
-            if about.rc != 1:
-                raise fault(path, f"{where} stands under several names", about.rc, 1)
-            if about.type == h5o.TYPE_DATASET:
-                places.append((where, group, link, about.num_attrs))
-                continue
-            member = h5g.open(group, link)
-            _check_attributes(path, where, member, about.num_attrs)
-            pending.append((where, member, depth + 1))
-    found = {}
-    for where, group, link, n_attributes in places:
-        found[where] = h5d.open(group, link)
-        _check_attributes(path, where, found[where], n_attributes)
+            _check_attributes(path, where, member)
     return found
 
 
-def _links(group: h5g.GroupID) -> list[tuple[bytes, int]]:
-    """List names and kinds of the links of a group, following none."""
-    links: list[tuple[bytes, int]] = []
+def _links(group: h5g.GroupID) -> list[tuple[bytes, int, int]]:
+    """List names, kinds and addresses of the links of a group, following none."""
+    links: list[tuple[bytes, int, int]] = []
 
     def note(name: bytes, about: Any) -> None:
-        links.append((name, about.type))
+        links.append((name, about.type, about.u))
 
     group.links.iterate(note, info=True)
     return links
 
 
-def _check_attributes(
-    path: Path, where: str, owner: h5g.GroupID | h5d.DatasetID | h5f.FileID, n_attributes: int
-) -> None:
+def _check_attributes(path: Path, where: str, owner: h5g.GroupID | h5d.DatasetID) -> None:
+    """Check size and type of the attributes, but for the type of those that are never read."""
+    n_attributes = h5a.get_num_attrs(owner)
     if n_attributes > MAX_ATTRIBUTES:
         raise fault(path, f"{where} has too many attributes", n_attributes, MAX_ATTRIBUTES)
-    for index in range(n_attributes):
-        attribute = h5a.open(owner, index=index)
-        kind = attribute.get_type()
-        if not _is_plain(kind):
-            name = attribute.name.decode("utf-8", "backslashreplace")
-            raise _forbidden(path, f"attribute '{name}' of {where}", kind)
-        if attribute.get_storage_size() > MAX_ATTRIBUTE_BYTES:
-            raise fault(
-                path, f"an attribute of {where} is too large", attribute.get_storage_size(),
-                MAX_ATTRIBUTE_BYTES,
-            )  # fmt: skip
+    sizes: list[tuple[bytes, int]] = []
+    h5a.iterate(owner, lambda name, about: sizes.append((name, about.data_size)), info=True)
+    for name, size in sizes:
+        if size > MAX_ATTRIBUTE_BYTES:
+            raise fault(path, f"an attribute of {where} is too large", size, MAX_ATTRIBUTE_BYTES)
+        if name not in NEVER_READ:
+            kind = h5a.open(owner, name).get_type()
+            if not _is_plain(kind):
+                text = name.decode("utf-8", "backslashreplace")
+                raise _forbidden(path, f"attribute '{text}' of {where}", kind)
 
 
 def _is_plain(kind: h5t.TypeID) -> bool:
@@ -283,7 +289,7 @@ def _check_dataset(path: Path, where: str, dataset: h5d.DatasetID, file_size: in
             path, f"{where} claims more than the file can hold", f"{n_bytes} bytes",
             f"at most {MAX_RATIO} times {file_size}",
         )  # fmt: skip
-    return Stored(shape, chunk, dataset.dtype)
+    return Stored(shape, chunk, kind.dtype)
 
 
 def _check_column(path: Path, column: Column, stored: Stored, expected: Expected) -> None:
@@ -304,7 +310,7 @@ def _check_type_of(
     if wanted == "text":
         good = stored.dtype.kind == "S" and stored.dtype.itemsize <= MAX_NAME_BYTES
     else:
-        good = dataset.get_type() == TYPES[wanted]
+        good = stored.dtype.itemsize <= 8 and dataset.get_type() == TYPES[wanted]
     if not good:
         raise fault(path, f"{column.name} has another type", stored.dtype, wanted)
     if name:
@@ -313,12 +319,23 @@ def _check_type_of(
 
 def _check_code(path: Path, where: str, dataset: h5d.DatasetID, name: str) -> None:
     """Check that the attributes of an encoded dataset say how it is encoded."""
-    attributes = h5py.Dataset(dataset).attrs
-    encoding, levels = attributes.get("encoding"), attributes.get("levels")
-    if not isinstance(encoding, bytes) or encoding.decode("utf-8", "replace") != name:
-        raise fault(path, f"the encoding of {where} is not the run's", repr(encoding), name)
-    if not isinstance(levels, np.integer) or int(levels) != CODES[name].levels:
-        raise fault(path, f"{where} has other levels", repr(levels), CODES[name].levels)
+    encoding, levels = (_attribute(dataset, what) for what in (b"encoding", b"levels"))
+    if encoding is None or encoding.tolist() != name.encode():
+        raise fault(path, f"the encoding of {where} is not the run's", encoding, name)
+    if levels is None or levels.dtype.kind != "i" or levels.tolist() != CODES[name].levels:
+        raise fault(path, f"{where} has other levels", levels, CODES[name].levels)
+
+
+def _attribute(dataset: h5d.DatasetID, name: bytes) -> np.ndarray | None:
+    """Read an attribute that is one short value; anything else is None."""
+    if not h5a.exists(dataset, name):
+        return None
+    attribute = h5a.open(dataset, name)
+    if attribute.shape != () or attribute.get_storage_size() > MAX_SHORT_BYTES:
+        return None
+    value = np.empty((), attribute.dtype)
+    attribute.read(value)
+    return value
 
 
 def fault(path: Path, what: str, got: object = None, expected: object = None) -> FormatError:

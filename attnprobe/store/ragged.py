@@ -62,7 +62,7 @@ def step_masses(stretches: Iterator[Stretch], ids: Sequence[str], chosen: Select
             parts.append(table[name][groups])
     steps, groups = np.concatenate(n_steps), np.concatenate(n_groups)
     coords = chosen.coords | {
-        "record": ("record", np.array(ids, object)),
+        "id": ("record", np.array(ids, np.str_)),
         "n_steps": ("record", steps),
         "n_groups": ("record", groups),
         "first_cell": ("record", _firsts(steps * groups)),

@@ -1,8 +1,9 @@
 """Reads one shard: light columns whole, heavy ones in stretches."""
 
+import contextlib
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from h5py import h5d  # pyright: ignore[reportAttributeAccessIssue]
 from jaxtyping import Float32, Int64
 
-from attnprobe.errors import FormatError
+from attnprobe.errors import FormatError, StoreError
 from attnprobe.store import guard
 from attnprobe.store.codes import CODES, Code, decode
 from attnprobe.store.columns import encoding_from, texts_from
@@ -29,7 +30,7 @@ from attnprobe.store.layout import (
 from attnprobe.store.manifest import Manifest
 from attnprobe.store.publish import sha256
 from attnprobe.store.receipts import RECORD_COLUMNS, Receipt
-from attnprobe.store.stretches import Ahead, Leading, Window, read_stretch
+from attnprobe.store.stretches import Ahead, Leading, Window, read_stretch, read_whole
 from attnprobe.types import Encoding
 
 IDENTITY = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
@@ -111,7 +112,8 @@ class Shard:
     def close(self) -> None:
         """Close the file; what was read of it is kept."""
         self._ids.clear()
-        self.file.close()
+        if self.file:
+            self.file.id.close()  # much faster than going through all that is open in it
 
     def reopen(self) -> None:
         """Open the file again after `close`.
@@ -147,9 +149,8 @@ class Shard:
     def column(self, name: str) -> np.ndarray:
         """Return a light column, read once; those of its axis are checked first."""
         if name not in self._columns:
-            stored = self.stored(name)
-            leading = tuple(tuple(range(length)) for length in stored.shape[:-1])
-            values = self.block(name, leading, slice(0, stored.shape[-1]))
+            with self._told(name):
+                values = read_whole(self._id(name), self.stored(name))
             values.flags.writeable = False
             self._columns[name] = values
         axis = self.columns[name].axis
@@ -183,7 +184,7 @@ class Shard:
         names = self.column("/span/role")[self.column("/group/span") + spans].tolist()
         texts = {name: name.decode("utf-8", "replace") for name in set(names)}
         return {
-            "role": np.array([texts[name] for name in names], object),
+            "role": np.array([texts[name] for name in names], np.str_),
             "is_sink": self.column("/group/is_sink").astype(bool),
             "group_start": self.column("/group/start"),
             "group_stop": self.column("/group/stop"),
@@ -273,8 +274,13 @@ class Shard:
         Raises:
             FormatError: If it cannot be read, or a checksum does not hold.
         """
-        try:
+        with self._told(name):
             return read_stretch(self._id(name), self.stored(name), leading, extent)
+
+    @contextlib.contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        try:
+            yield
         except (OSError, RuntimeError, ValueError, KeyError, MemoryError) as error:
             raise self.fault(f"{name} cannot be read", error) from error
 
@@ -313,16 +319,20 @@ def receipt_from_shard(path: Path, manifest: Manifest, chunk: int) -> Receipt:
     """Read a whole shard that has no receipt, and write the receipt that it deserves.
 
     Raises:
-        FormatError: If it is not whole, or not the planned one.
+        FormatError: If it is not whole.
+        StoreError: If it is a whole shard, but not the planned one.
     """
     columns, file = manifest.columns, guard.open_file(path)
     try:
         shard = Shard._checked_file(path, file, {}, manifest)
         planned = manifest.plan[chunk]
+        if _made_for(shard) != (manifest.settings_hash, [(r.id, r.digest) for r in planned]):
+            raise StoreError(
+                "a shard with other records or settings is in the place of a planned one",
+                where=str(path), fix="move it away, and give the same command again",
+            )  # fmt: skip
         shard._check_listed(manifest.plan.column("id", chunk), manifest)
         check_consistency(shard)
-        if [d.decode() for d in shard.column("/record/digest")] != [r.digest for r in planned]:
-            raise shard.fault("the records were encoded otherwise than planned")
         for record in range(len(planned)):
             if record_crc(shard, record) != shard.number("/record/crc32", record):
                 raise shard.fault(f"record '{planned[record].id}' is damaged")
@@ -336,6 +346,15 @@ def receipt_from_shard(path: Path, manifest: Manifest, chunk: int) -> Receipt:
         file.close()
     size = path.stat().st_size
     return Receipt(chunk, size, sha256(path), counts, listed)
+
+
+def _made_for(shard: Shard) -> tuple[str, list[tuple[str, str]]]:
+    """Return the hash of the settings, and id and digest of the records, that a shard names."""
+    settings_hash = shard.file.attrs.get("settings_hash", b"")
+    known = isinstance(settings_hash, bytes)
+    columns = (shard.column(f"/record/{name}").tolist() for name in ("id", "digest"))
+    names = ([entry.decode("utf-8", "replace") for entry in column] for column in columns)
+    return settings_hash.decode() if known else "", list(zip(*names, strict=True))
 
 
 def _listed(shard: Shard, name: str) -> list[Any]:

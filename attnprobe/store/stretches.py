@@ -48,6 +48,17 @@ def read_stretch(
     return block
 
 
+def read_whole(dataset: h5d.DatasetID, stored: Stored) -> np.ndarray:
+    """Read a whole dataset; raises what `read_stretch` raises."""
+    if stored.shape != stored.chunk:
+        leading = tuple(tuple(range(length)) for length in stored.shape[:-1])
+        return read_stretch(dataset, stored, leading, slice(0, stored.shape[-1]))
+    n_values = math.prod(stored.chunk)
+    buffer = bytearray(largest_packed(n_values * stored.dtype.itemsize))
+    first = (0,) * len(stored.chunk)
+    return read_chunk(dataset, first, n_values, stored.dtype, buffer).reshape(stored.shape)
+
+
 def _places(positions: Sequence[int], size: int) -> Iterator[tuple[int, slice, slice]]:
     """Cut positions into runs that rise by one within a chunk.
 
