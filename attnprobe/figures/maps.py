@@ -165,7 +165,7 @@ def _fit(
     bars: BarPanel | None,
 ) -> None:
     """Settle labels and height: labels change the cells, and cells the labels."""
-    for _ in range(3):
+    for turn in range(3):
         lay_out(figure)
         boxes = [axes.get_window_extent() for axes in row]
         if min(box.width for box in boxes) < 6 * look.font:
@@ -178,6 +178,9 @@ def _fit(
         label = bar.ax.yaxis.label if bar.orientation == "vertical" else bar.ax.xaxis.label
         box = bar.ax.get_window_extent()
         wrap(label, label.get_text().replace("\n", " "), max(box.width, box.height))
+        if turn == 0:  # long labels must have their room before the height shrinks
+            lay_out(figure)
+            boxes = [axes.get_window_extent() for axes in row]
         heights = [box.height / figure.dpi for box in boxes]
         wanted = [
             _height(panel, box.width / figure.dpi, look)
