@@ -14,7 +14,6 @@ from attnprobe.store.publish import publish, sync, temporary_beside
 _SEAL = re.compile(rb'"checksum":"([0-9a-f]{64})"\}\n\Z')
 _SEAL_BYTES = 64 + len(b'"}\n')
 """Bytes of a file that its checksum does not cover."""
-_FIX = "the file was damaged or not written by attnprobe; fetch the run again"
 
 
 def canonical_json(value: Any) -> str:
@@ -57,37 +56,45 @@ def write_json(path: Path, value: Mapping[str, Any], *, exclusive: bool = False)
     return True
 
 
-def read_json(path: Path, max_bytes: int, max_entries: int) -> dict[str, Any]:
+def read_json(
+    path: Path, max_bytes: int, max_entries: int, fix: str = "fetch the run again"
+) -> dict[str, Any]:
     """Read a JSON file that `write_json` wrote.
 
     Args:
         path: Its name.
         max_bytes: How large it may be.
         max_entries: How many entries it may have; a comma counts as one.
+        fix: What to do about a damaged one.
 
     Raises:
         FormatError: If it is missing, too large, no JSON object, or not what was written.
     """
+
+    def refused(what: str, got: object = None, expected: object = None) -> FormatError:
+        advice = f"the file was damaged or not written by attnprobe; {fix}"
+        return FormatError(what, where=str(path), got=got, expected=expected, fix=advice)
+
     data = read_start(path, max_bytes + 1)
     if len(data) > max_bytes:
-        raise _refused(path, "the file is too large", f"more than {max_bytes} bytes", max_bytes)
+        raise refused("the file is too large", "more", f"at most {max_bytes} bytes")
     seal = _SEAL.search(data, max(len(data) - 128, 0))
     if seal is None:
-        raise _refused(path, "the file does not end with its checksum", repr(data[-80:])[1:])
+        raise refused("the file does not end with its checksum", repr(data[-80:])[1:])
     if data.count(b",") > max_entries:
-        raise _refused(path, "the file has too many entries", data.count(b","), max_entries)
+        raise refused("the file has too many entries", data.count(b","), max_entries)
     digest = hashlib.sha256(memoryview(data)[:-_SEAL_BYTES]).hexdigest()
     if digest.encode("ascii") != seal[1]:
-        raise _refused(
-            path, "the file is not what was written", f"checksum {seal[1].decode('ascii')[:12]}…",
+        raise refused(
+            "the file is not what was written", f"checksum {seal[1].decode('ascii')[:12]}…",
             f"{digest[:12]}…",
         )  # fmt: skip
     try:
         value = json.loads(data.decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise _refused(path, "the file is no JSON", error) from error
+        raise refused("the file is no JSON", error) from error
     if not isinstance(value, dict):
-        raise _refused(path, "the file holds no JSON object", type(value).__name__)
+        raise refused("the file holds no JSON object", type(value).__name__)
     return value
 
 
@@ -99,7 +106,7 @@ def read_start(path: Path, n_bytes: int) -> bytes:
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would have the reader wait for ever
-            raise _refused(path, "this is no plain file")
+            raise FormatError("this is no plain file", where=str(path))
         with path.open("rb") as file:
             return file.read(n_bytes)
     except FileNotFoundError:
@@ -127,7 +134,3 @@ def plain(value: Any, where: str) -> Any:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
-
-
-def _refused(path: Path, what: str, got: object = None, expected: object = None) -> FormatError:
-    return FormatError(what, where=str(path), got=got, expected=expected, fix=_FIX)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from attnprobe.errors import FormatError
+from attnprobe.store.codes import CODES
 from attnprobe.store.jsoncheck import (
     take,
+    take_hash,
     take_hashes,
     take_numbers,
     take_shallow,
@@ -20,6 +22,7 @@ from attnprobe.store.layout import (
     BY_NAME,
     FORMAT,
     FORMAT_VERSION,
+    KEEPS,
     MANIFEST,
     MAX_METHODS,
     METHOD_NAME,
@@ -124,6 +127,12 @@ class Manifest:
         for name, kind in (("keep", list), ("encoding", str)):
             take(settings, name, kind, where)
         check_attribute(settings, where)
+        if settings["encoding"] not in CODES or not _are_keeps(settings["keep"]):
+            raise FormatError(
+                "'settings' ask for what this version does not know", where=where,
+                got=f"encoding {settings['encoding']!r:.40}, keep {settings['keep']!r:.80}",
+                expected=f"one of {', '.join(CODES)}; some of {', '.join(KEEPS)}",
+            )  # fmt: skip
         n_records = take(value, "n_records", int, where)
         plan = Plan.from_json(take(value, "plan", dict, where), n_records, f"{where}, 'plan'")
         begun = cls(
@@ -135,6 +144,8 @@ class Manifest:
             created=take(value, "created", str, where),
             version=_version(take(value, "format_version", str, where), where),
         )
+        if take_hash(value, "settings_hash", where) != begun.settings_hash:
+            raise FormatError("'settings_hash' is not that of the settings", where=where)
         if not take(value, "complete", bool, where):
             return begun
         return begun.completed(_receipts_from_json(value, plan, where))
@@ -171,6 +182,10 @@ def _receipts_from_json(value: Any, plan: Plan, where: str) -> tuple[Receipt, ..
         )
         for chunk in range(n_chunks)
     )  # fmt: skip
+
+
+def _are_keeps(keep: list[Any]) -> bool:
+    return bool(keep) and all(isinstance(name, str) and name in KEEPS for name in keep)
 
 
 def check_attribute(settings: Mapping[str, Any], where: str) -> None:

@@ -1,6 +1,7 @@
 """Files appear whole or not at all: temporary names, fsync, exclusive publishing."""
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
@@ -8,6 +9,7 @@ import re
 import secrets
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from attnprobe.errors import StoreError
@@ -20,10 +22,21 @@ _TEMPORARY = re.compile(
 _NO_LINKS = {
     errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV,
 }  # fmt: skip
+_NO_EXCLUSIVE_RENAME = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP}
+_HERE, _NO_REPLACE, _EXCLUSIVE = -100, 1, 4
+"""`AT_FDCWD` and `RENAME_NOREPLACE` of Linux, `RENAME_EXCL` of macOS."""
+_FIRST_NAMESPACE = 0xEFFFFFFC
+"""Number of the process namespace that a Linux machine starts with."""
 
 
 def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "host"
+    """Name whom process numbers belong to: the host, and the container if this is one."""
+    name = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "host"
+    try:
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return name
+    return name if namespace == _FIRST_NAMESPACE else f"{name}-{namespace:x}"
 
 
 def temporary_beside(final: Path) -> Path:
@@ -91,31 +104,91 @@ def publish(temporary: Path, final: Path) -> bool:
 
     Returns:
         Whether the file was published; False if another writer was first.
+
+    Raises:
+        StoreError: If this folder knows no safe way, and another writer is about to publish.
     """
     try:
         sync(temporary)
         try:
-            os.link(temporary, final)
-        except FileExistsError:
-            return False
+            return _link(temporary, final)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            return _claim(temporary, final)
-        return True
+        try:
+            return _rename_exclusively(temporary, final)
+        except OSError as error:
+            if error.errno not in _NO_EXCLUSIVE_RENAME:
+                raise
+        return _rename_under_claim(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
         sync(final.parent)
 
 
-def _claim(temporary: Path, final: Path) -> bool:
-    """Publish without hard links: whoever creates the empty file may replace it."""
+def _link(temporary: Path, final: Path) -> bool:
     try:
-        os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
-        return False
-    temporary.replace(final)
+        os.link(temporary, final)
+    except FileExistsError:  # a network folder may do it, lose its answer, and be asked again
+        return final.exists() and final.samefile(temporary)
     return True
+
+
+def _rename_exclusively(temporary: Path, final: Path) -> bool:
+    """Rename in one step that fails if the new name is taken.
+
+    Raises:
+        OSError: With `errno.ENOSYS` where the system has no such step.
+    """
+    if sys.platform == "win32":
+        try:
+            temporary.rename(final)  # there, it never replaces
+        except FileExistsError:
+            return False
+        return True
+    step = _exclusive_step()
+    if step is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if step(os.fsencode(temporary), os.fsencode(final)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number == errno.EEXIST:
+        return False
+    raise OSError(number, os.strerror(number), os.fspath(final))
+
+
+def _exclusive_step() -> Callable[[bytes, bytes], int] | None:
+    """Return the system's own exclusive rename, if it has one."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if sys.platform == "linux" and hasattr(library, "renameat2"):
+        return lambda old, new: library.renameat2(_HERE, old, _HERE, new, _NO_REPLACE)
+    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        return lambda old, new: library.renamex_np(old, new, _EXCLUSIVE)
+    return None
+
+
+def _rename_under_claim(temporary: Path, final: Path) -> bool:
+    """Rename where the system has no exclusive way: only whoever makes the claim file may.
+
+    A claim is never taken over: a writer killed in this moment leaves it to a person to remove.
+    """
+    claim = final.with_name(f"{final.name}.claim")
+    try:
+        os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        if final.exists():
+            return False
+        raise StoreError(
+            "another writer is publishing this file, or was killed while it did",
+            where=str(claim), fix="if nobody writes here, delete the claim, and try again",
+        ) from None  # fmt: skip
+    try:
+        if final.exists():
+            return False
+        temporary.rename(final)
+        return True
+    finally:
+        claim.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:
@@ -140,6 +213,10 @@ def _store_error(path: Path, error: OSError | RuntimeError) -> StoreError:
             "the disk is full",
             where=str(path),
             fix="free some space and give the same command again; what was sealed stays",
+        )
+    if code == errno.ENAMETOOLONG:
+        return StoreError(
+            "the name is too long for this disk", where=str(path), fix="choose a shorter name"
         )
     if code in {errno.EACCES, errno.EROFS, errno.EPERM}:
         return StoreError(

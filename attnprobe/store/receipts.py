@@ -96,6 +96,7 @@ def read_receipt(run: Path, chunk: int, plan: Plan, settings_hash: str) -> Recei
         path,
         MAX_RECEIPT_BYTES + n_records * MAX_RECORD_BYTES,
         MAX_RECEIPT_ENTRIES + n_records * MAX_RECORD_ENTRIES,
+        fix="delete it and give the extract command again, which makes it anew from its shard",
     )
     receipt, mark = Receipt.from_json(value, str(path)), plan.mark(chunk, settings_hash)
     if receipt.chunk != chunk or receipt.counts["record"] != n_records:

@@ -143,6 +143,7 @@ class ShardWriter:
             self.file.attrs["format"] = np.bytes_(FORMAT)
             self.file.attrs["format_version"] = np.array(FORMAT_VERSION, np.int32)
             self.file.attrs["chunk"] = np.int32(chunk)
+            self.file.attrs["settings_hash"] = np.bytes_(manifest.settings_hash)
             for column in self.columns.values():
                 if column.dtype != "text" and column.axis in RAGGED:
                     self.growing[column.name] = self._growing(column)

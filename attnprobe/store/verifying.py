@@ -67,8 +67,13 @@ def verify(
         path: Folder of the run; an unfinished one is looked at as far as it is.
         full: Whether to decode every record.
         on_progress: Called with shards done and sealed shards in all.
+
+    Raises:
+        FormatError: If nothing of a run is there.
     """
     path = Path(path)
+    if not (path / MANIFEST).exists() and not (path / SHARDS).is_dir():
+        raise FormatError("there is no run", where=str(path), expected=f"a folder with {MANIFEST}")
     try:
         manifest = read_manifest(path)
     except FormatError as error:

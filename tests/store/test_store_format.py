@@ -33,9 +33,10 @@ def test_the_reader_on_the_page_reads_the_same(tmp_path):
     for encoding in ("u16", "u8", "f32"):
         path = tmp_path / encoding
         write_missing(open_writer(path, captures, encoding=encoding), captures)
+        ids = [capture.encoding.record.id for capture in captures]
+        read = {record_id: names["read_weights"](path, record_id) for record_id in ids}
         with store.open_run(path) as run:
-            for record_id in run.records.index:
-                weights, queries = names["read_weights"](path, record_id)
+            for record_id, (weights, queries) in read.items():
                 array = run.weights(record_id)
                 assert np.array_equal(weights, array.values)
                 assert queries.tolist() == array["query"].values.tolist()
