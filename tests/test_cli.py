@@ -141,7 +141,7 @@ def test_contrast_as_json_is_json(run):
         (["plot", "segments", "RUN", "-o", "OUT/f.png", "--layers", "0,x"], "--layers: no selecti"),
         (["info", "OUT/nothing"], "nothing"),
         (["extract", "OUT/none.jsonl", "-m", "MODEL", "-o", "OUT/r"], "cannot read this file"),
-        (["extract", "DATA", "-m", "OUT/no", "-o", "OUT/r"], "no model folder there"),
+        (["extract", "DATA", "-m", "OUT/no", "-o", "OUT/r"], "no model there"),
         (["extract", "DATA", "-m", "MODEL", "-o", "OUT/r", "--keep", "all"], "--keep: unknown"),
         (["extract", "DATA", "-m", "MODEL", "-o", "OUT/r", "--batch-size", "-1"], "--batch-size"),
         (["dataset", "sequences", "-o", "OUT/d.jsonl", "--families", "arithmetik"], "'arithmetic'"),

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 
-from attnprobe.errors import ModelError
-from attnprobe.models import choose_device, choose_dtype, fingerprint, load_model, smollm2
+from attnprobe.errors import ModelError, nearest
+from attnprobe.models import KNOWN, choose_device, choose_dtype, fingerprint, load_model, smollm2
 from tests.tiny import save_model, tiny_llama
 
 
@@ -62,7 +62,7 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 def test_a_missing_folder_and_a_wrong_name_are_told_apart(tmp_path):
     assert fault(str(tmp_path / "none")) == (
         f"{tmp_path}/none: no model there; expected a known name, a model folder, a .gguf file, "
-        "or a hub id such as org/name; there is: smollm2-135m-instruct."
+        f"or a hub id such as org/name; {nearest('', KNOWN)}."
     )
     message = fault("smollm2-135m-instrct")
     assert message.startswith("smollm2-135m-instrct: cannot load this model; got ")

@@ -9,8 +9,8 @@ import torch
 from peft import LoraConfig
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
-from attnprobe.errors import ModelError
-from attnprobe.models import fingerprint, load_model
+from attnprobe.errors import ModelError, nearest
+from attnprobe.models import KNOWN, fingerprint, load_model
 from tests.model_kinds import (
     IDS,
     as_q8,
@@ -307,7 +307,7 @@ def test_offline_nothing_is_looked_up(hub, monkeypatch):
         "org/name: cannot load this model; got no such folder, and nothing whole of that name in "
         "the hub's cache; hub look-ups are off (HF_HUB_OFFLINE), expected a known name, a model "
         "folder, a .gguf file, or a hub id such as org/name; check the spelling, or download it "
-        "first and pass the folder; there is: smollm2-135m-instruct."
+        f"first and pass the folder; {nearest('org/name', KNOWN)}."
     )
     assert all(local for _, local in hub)
 
