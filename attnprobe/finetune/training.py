@@ -117,12 +117,11 @@ class _Watch(TrainerCallback):
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
+    ) -> None:
         """Count, and ask for a checkpoint when it is time."""
         self.watchers.on_progress(state.global_step, state.max_steps)
         if time.monotonic() - self.saved > 60 * SAVE_MINUTES:
             control.should_save = True
-        return control
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -134,11 +133,11 @@ class _Watch(TrainerCallback):
         self.saved = time.monotonic()
 
     def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-        metrics: dict[str, Any], **_: Any,
-    ) -> None:  # fmt: skip
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
         """Pass a measurement on."""
-        self.watchers.on_measure({"step": state.global_step, "steps": state.max_steps} | metrics)
+        step = {"step": state.global_step, "steps": state.max_steps}
+        self.watchers.on_measure(step | rest["metrics"])
 
 
 class _Planned:

@@ -76,8 +76,18 @@ class Training:
         """The chunk, and how many of its batches are done."""
         self._resume()
 
+    @classmethod
+    def restored(cls, folder: Path) -> "Training":
+        """Take a training up with the settings of its checkpoint."""
+        path = folder / "checkpoint.pt"
+        if not path.exists():
+            raise SystemExit(f"{path} is not there: train first")
+        kept = torch.load(path, weights_only=True)["settings"]
+        return cls(folder, TrainSettings(**kept | {"mixture": Mixture(**kept["mixture"])}), 1)
+
     def run(self, save_every: float, validation: Validation, validate_every: int) -> None:
         """Train until the tokens are used up."""
+        _cut_log(self.folder / "log.jsonl", self.step)
         saved, losses, began, at_start = time.monotonic(), [], time.monotonic(), self.tokens
         for batches in self._steps():
             losses.append(self._update(batches))
@@ -119,7 +129,6 @@ class Training:
         for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
         self.step, self.tokens, self.place = state["step"], state["tokens"], tuple(state["place"])
-        _cut_log(self.folder / "log.jsonl", self.step)
 
     def _steps(self) -> Iterator[list[Batch]]:
         chunk, done = self.place
