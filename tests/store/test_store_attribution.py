@@ -10,6 +10,7 @@ import pytest
 
 from attnprobe import store
 from attnprobe.errors import FormatError, SelectionError, StoreError
+from attnprobe.store.exporting import export
 from attnprobe.store.layout import RAGGED
 from attnprobe.store.manifest import Manifest
 from attnprobe.types import Attribution, is_source
@@ -245,3 +246,13 @@ def test_a_resumed_run_is_the_same_bytes(captures, path, tmp_path):
     assert writer.missing() == (2,)
     write_missing(writer, captures, chunk_size=3)
     assert (run / "shards/chunk-00002.h5").read_bytes() == before
+
+
+def test_verify_decodes_attributions_and_an_export_holds_them(captures, path, tmp_path):
+    assert store.verify(path, full=True).good
+    one = export(path, tmp_path / "one.h5").path
+    with h5py.File(path / "shards/chunk-00001.h5") as shard, h5py.File(one) as file:
+        found = []
+        file.visititems(lambda name, _: found.append(name))
+        [copy] = [name for name in found if name.endswith("00001/attribution/beta_2")]
+        assert np.array_equal(file[copy][...], shard["attribution/beta_2"][...])
