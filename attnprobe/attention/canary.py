@@ -1,10 +1,12 @@
 """The canary: a model under capture must answer as the untouched model does."""
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
 
 from attnprobe.attention.recorder import record
+from attnprobe.attention.survey import Survey
 from attnprobe.errors import CertificateError
 from attnprobe.models import transformers_model
 
@@ -14,7 +16,9 @@ _LOW_PRECISION = 5e-2
 
 
 @torch.no_grad()
-def check_canary(model: torch.nn.Module, keep: Sequence[str]) -> float:
+def check_canary(
+    model: torch.nn.Module, keep: Sequence[str], survey: Survey | None = None
+) -> float:
     """Run a canary batch with and without capture and compare the logits.
 
     This is the one check that sees a missing or foreign mask function: with it, padding and the
@@ -24,6 +28,7 @@ def check_canary(model: torch.nn.Module, keep: Sequence[str]) -> float:
     Args:
         model: A causal LM in eval mode.
         keep: What the capture will keep.
+        survey: Of the model, if it was made already.
 
     Returns:
         The worst difference of logits, relative to their spread.
@@ -32,6 +37,8 @@ def check_canary(model: torch.nn.Module, keep: Sequence[str]) -> float:
         CertificateError: If a difference is larger than rounding explains.
     """
     inner = transformers_model(model)
+    survey = survey or Survey(model)
+    takes = inspect.signature(inner.forward).parameters
     device = next(model.parameters()).device
     vocabulary = inner.get_input_embeddings().weight.shape[0]  # pyright: ignore
     generator = torch.Generator().manual_seed(0)
@@ -39,17 +46,18 @@ def check_canary(model: torch.nn.Module, keep: Sequence[str]) -> float:
     ids = ids.to(device)
     mask = torch.arange(_LENGTHS[0]) >= _LENGTHS[0] - torch.tensor(_LENGTHS)[:, None]
     mask = mask.long().to(device)
-    padded = _padded(ids, mask)
+    padded = {name: tensor for name, tensor in _padded(ids, mask).items() if name in takes}
     runs: dict[str, tuple[Sequence[int], Callable[[], torch.Tensor]]] = {
         "left-padded batch": (_LENGTHS, lambda: model(**padded).logits[mask.bool()]),
         "single example": (_LENGTHS[:1], lambda: model(input_ids=ids[:1]).logits),
-        "cached decoding": (_LENGTHS[:1], lambda: _decode(model, ids[:1])),
     }
+    if "past_key_values" in takes:
+        runs["cached decoding"] = (_LENGTHS[:1], lambda: _decode(model, ids[:1]))
     worst = 0.0
     for name, (lengths, run) in runs.items():
         queries = [range(length) for length in lengths]
         spans = [[(0, 1), (1, length)] for length in lengths]
-        with record(model, keep, queries=queries, spans=spans):
+        with record(model, keep, queries=queries, spans=spans, survey=survey):
             under = run()
         worst = max(worst, _compare(name, under, run(), inner))
     return worst

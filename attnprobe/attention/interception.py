@@ -108,14 +108,8 @@ class _Interceptor(TorchFunctionMode):
         """Return a hook for the begin of a module's forward pass."""
 
         def hook(module: torch.nn.Module, args: Any) -> None:
-            if in_backward():
+            if in_backward() or threading.get_ident() != self._thread:
                 return
-            if threading.get_ident() != self._thread:
-                raise ModelError(
-                    "the model runs in another thread than the one that records it",
-                    where=self._watcher.survey.name,
-                    fix="open `record` in the thread that runs the model, one model for each",
-                )  # fmt: skip
             if place not in self._stack:
                 self._proven.discard(place)
             self._stack.append(place)
@@ -254,12 +248,15 @@ class _Interceptor(TorchFunctionMode):
         """Take the product of a softmax; tell whether it is one of weights and values."""
         expected = self._expected(pending.place)
         call = pending.call
-        shape = product_shape(product.weights.shape, expected, call.n_heads)
-        if shape is None or product.values.shape[-2] != product.weights.shape[-1]:
+        if product.values.shape[-2] != product.weights.shape[-1]:
             return False
         carrier = next(arg for arg in _flat(args) if arg in pending.carriers)
         call = replace(call, keys=pending.carriers.keys_of(carrier))
         if product.values.shape[-2] != call.n_keys:
+            return False
+        shape = product_shape(product.weights.shape, expected, call.n_heads)
+        if shape is None:
+            self._watcher.doubt(pending.place, "a product of weights and values was not understood")
             return False
         value = shape.rearrange(product.full_values.detach())
         arranged = shape.rearrange(product.output)

@@ -45,12 +45,10 @@ class HeadOrder:
 
     def _shows(self, tensor: torch.Tensor) -> bool:
         batch_first, query_first = self._shapes
+        shapes = [tensor]
         if tensor.dim() == 2 and tensor.shape[0] == batch_first[0] * batch_first[1]:
-            tensor = tensor.unflatten(0, batch_first[:2])
+            shapes = [tensor.unflatten(0, shape[:2]) for shape in self._shapes]
         at = self._at.to(tensor.device)
-        candidates = []
-        if tensor.shape == batch_first:
-            candidates.append(tensor[:, at])
-        if tensor.shape == query_first:
-            candidates.append(tensor[at].transpose(0, 1))
-        return any(torch.equal(one, self._merged) for one in candidates)
+        merged = [one[:, at] for one in shapes if one.shape == batch_first]
+        merged += [one[at].transpose(0, 1) for one in shapes if one.shape == query_first]
+        return any(torch.equal(one, self._merged) for one in merged)

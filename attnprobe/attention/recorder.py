@@ -1,5 +1,6 @@
 """`record`: attention out of a running model, exact, beside the model's own fast kernel."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -86,13 +87,20 @@ def _stacks(model: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
 
 def _announce(recording: Recording, kind: str) -> Callable[..., None]:
     def before_forward(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        ids = kwargs.get("inputs_embeds") if ids is None else ids
+        given = _by_name(module, args, kwargs)
+        inputs = [given.get("input_ids"), given.get("inputs_embeds"), *args, *kwargs.values()]
+        ids = next((one for one in inputs if isinstance(one, torch.Tensor)), None)
         if ids is None:
             raise ModelError("the model was called without input ids", where=recording.model)
-        recording.begin(kind, ids, kwargs.get("attention_mask"), kwargs.get("past_key_values"))
+        recording.begin(kind, ids, given.get("attention_mask"), given.get("past_key_values"))
 
     return before_forward
+
+
+def _by_name(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Name the arguments of a forward pass."""
+    names = list(inspect.signature(module.forward).parameters)
+    return dict(zip(names, args, strict=False)) | kwargs
 
 
 def _check_keep(keep: Sequence[str], queries: Positions | None, spans: Ranges | None) -> None:

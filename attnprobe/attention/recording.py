@@ -1,5 +1,6 @@
 """What is taken of each attention call while a model runs, and put together afterwards."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,6 +70,7 @@ class Recording:
         self._last: tuple[Place, torch.Tensor] | None = None
         self._unproven: dict[Place, str] = {}
         self._seen: set[tuple[str, int]] = set()
+        self._thread = threading.get_ident()
 
     def of(self, kind: str) -> KindRecording:
         """Return what was recorded of one kind of attention.
@@ -138,6 +140,11 @@ class Recording:
             ModelError: If the pass does not continue what was recorded so far.
             SelectionError: If a query or span lies outside its example.
         """
+        if threading.get_ident() != self._thread:
+            raise ModelError(
+                "the model runs in another thread than the one that records it", where=self.model,
+                fix="open `record` in the thread that runs the model, one model for each",
+            )  # fmt: skip
         batch, n_queries = ids.shape[:2]
         past = cached_tokens(cache)
         known = self._layouts.get(kind)

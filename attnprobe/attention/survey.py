@@ -1,6 +1,7 @@
 """What a recording must know of a model before it runs: where it attends, and how to reach that."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -140,12 +141,13 @@ def _found(model: torch.nn.Module, encoder: set[torch.nn.Module]) -> dict[torch.
     """Find the modules that attend: those whose class is named so, and that have a layer number.
 
     Where no class is named so, the attribute may be; where neither is, each layer as a whole.
+    Modules whose numbers do not tell them apart are numbered in the order they were made.
     """
     paths = dict(model.named_modules())
     for is_attention in (
         lambda path, module: "attention" in type(module).__name__.lower(),
         lambda path, module: _ATTENTION.search(type(module).__name__ + " " + path.split(".")[-1]),
-        lambda path, module: _number(path, module) is not None,
+        lambda path, module: _number(path, module) is not None and not _is_leaf(module),
     ):
         chosen = {path: module for path, module in paths.items() if is_attention(path, module)}
         places = {
@@ -153,7 +155,10 @@ def _found(model: torch.nn.Module, encoder: set[torch.nn.Module]) -> dict[torch.
             for path, module in chosen.items()
             if (number := _number(path, module)) is not None
         }
-        if places:
+        outer = [
+            places[m] for path, m in chosen.items() if m in places and not _outer(path, chosen)
+        ]
+        if places and len(outer) == len(set(outer)):
             return places
         if chosen:
             return _counted(chosen)
@@ -162,14 +167,21 @@ def _found(model: torch.nn.Module, encoder: set[torch.nn.Module]) -> dict[torch.
 
 def _counted(chosen: dict[str, torch.nn.Module]) -> dict[torch.nn.Module, Place]:
     """Number attention modules without a number of their own in the order they were made."""
-    outermost: list[str] = []
-    places = {}
-    for path, module in chosen.items():
-        inside = [outer for outer in outermost if path.startswith(f"{outer}.")]
-        if not inside:
-            outermost.append(path)
-        places[module] = SELF, outermost.index((inside or [path])[0])
-    return places
+    outermost = [path for path in chosen if not _outer(path, chosen)]
+    return {
+        module: (SELF, outermost.index(next(iter(_outer(path, chosen)), path)))
+        for path, module in chosen.items()
+    }
+
+
+def _outer(path: str, chosen: Iterable[str]) -> list[str]:
+    """Return the paths of those that a module lies inside, the outermost first."""
+    return sorted((one for one in chosen if path.startswith(f"{one}." if one else ".")), key=len)
+
+
+def _is_leaf(module: torch.nn.Module) -> bool:
+    """Whether a module is one of torch's own building blocks."""
+    return type(module).__module__.startswith("torch.nn") and not list(module.children())
 
 
 def _named(model: torch.nn.Module, pattern: str) -> dict[torch.nn.Module, Place]:

@@ -41,6 +41,18 @@ class CaptureSettings:
     """Attribution methods to run over each record besides."""
     attribute_target: str = "logprob"
     """What they credit to the tokens before it."""
+    attention_module: str | None = None
+    """Path of the modules that attend, `{}` for the layer's number; None to find them."""
+    uncertified: bool = False
+    """Whether attention may be captured that nothing proves."""
+
+    def survey(self, model: torch.nn.Module) -> Survey:
+        """Find out where a model attends, and how to reach that.
+
+        Raises:
+            ModelError: If its attention cannot be reached.
+        """
+        return Survey(model, attention_module=self.attention_module, uncertified=self.uncertified)
 
 
 def capture(
@@ -69,7 +81,7 @@ def capture(
         ModelError: If memory does not suffice, or the model cannot be attributed.
     """
     _check_targets(encodings, settings)
-    survey = Survey(loaded.model)
+    survey = settings.survey(loaded.model)
     waiting: dict[int, Capture] = {}
     following = 0
     for indices, written in _written(loaded, encodings, settings):
@@ -163,7 +175,7 @@ def capture_batch(
         range(encoding.n_tokens) if "full" in settings.keep else encoding.step_queries
         for encoding in encodings
     ]
-    survey = survey or Survey(loaded.model)
+    survey = survey or settings.survey(loaded.model)
     spool = _spool(loaded, encodings, settings, survey.layers)
     with record(
         loaded.model,

@@ -11,7 +11,15 @@ from rich.style import Style
 from rich.text import Text
 
 from attnprobe.cli.app import app, numbers, say, show_table
-from attnprobe.cli.models import Base, Chat, MergeAdapter, Model, TrustRemoteCode
+from attnprobe.cli.models import (
+    AttentionModule,
+    Base,
+    Chat,
+    MergeAdapter,
+    Model,
+    TrustRemoteCode,
+    Uncertified,
+)
 from attnprobe.cli.runs import quiet_libraries
 
 if TYPE_CHECKING:
@@ -61,6 +69,8 @@ def check(
     base: Base = None,
     merge_adapter: MergeAdapter = False,
     trust_remote_code: TrustRemoteCode = False,
+    attention_module: AttentionModule = None,
+    uncertified: Uncertified = False,
     chat: Chat = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -81,6 +91,8 @@ def check(
         base=base,
         merge_adapter=merge_adapter,
         trust_remote_code=trust_remote_code,
+        attention_module=attention_module,
+        uncertified=uncertified,
         chat=chat,
     )
     quiet_libraries()
@@ -197,6 +209,8 @@ def _estimate(report: "CheckReport") -> list[dict[str, object]]:
         f"{report.settings.encoding})",
         "free": size_text(report.free_bytes),
     }
+    if report.settings.attribute:
+        facts["attributions"] = ", ".join(report.settings.attribute)
     if report.n_uncut:
         facts["cut by no rule"] = f"{report.n_uncut} records"
     return [{"what": what, "value": value} for what, value in facts.items()]

@@ -22,6 +22,16 @@ MergeAdapter = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the code that comes with the model.")
 ]
+AttentionModule = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH", help="Modules that attend, as 'transformer.layers.{}.attn', if not found."
+    ),
+]
+Uncertified = Annotated[
+    bool,
+    typer.Option("--uncertified", help="Take attention that nothing proves, and mark the run."),
+]
 Chat = Annotated[
     bool,
     typer.Option("--chat", help="Put each prompt into the tokenizer's chat template, as a user."),

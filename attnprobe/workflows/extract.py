@@ -106,6 +106,10 @@ class ExtractSettings:
     """Whether code that comes with the model may run."""
     chat: bool = False
     """Whether prompts are what a user says, in the tokenizer's chat template."""
+    attention_module: str | None = None
+    """Path of the modules that attend, such as `transformer.layers.{}.attn`; None to find them."""
+    uncertified: bool = False
+    """Whether attention may be stored that nothing proves; the run says so."""
     batch_size: int | None = None
     """Most records in one forward pass; None chooses by device."""
     records_per_chunk: int = RECORDS_PER_CHUNK
@@ -206,14 +210,17 @@ def extract(
     work = functools.partial(_work, loaded, settings.decoding)
     longest = _Longest(work)
     chunks = plan(map(encoded, _some(_records(data, rules))), settings.records_per_chunk, longest)
+    reach = {"attention_module": settings.attention_module, "uncertified": settings.uncertified}
+    survey = Survey(loaded.model, **reach)
     capture_settings = CaptureSettings(
         keep=settings.keep,
-        layers=chosen_numbers(settings.layers, Survey(loaded.model).layers, "layers"),
+        layers=chosen_numbers(settings.layers, survey.layers, "layers"),
         heads=chosen_numbers(settings.heads, range(loaded.n_heads), "heads"),
         batch_size=settings.batch_size or _batch_size(loaded, longest.tokens, Path(out)),
         decoding=settings.decoding,
         attribute=tuple(sorted(set(settings.attribute))),
         attribute_target=settings.attribute_target,
+        **reach,
     )
     writer = RunWriter.open(
         out,
@@ -229,7 +236,7 @@ def extract(
     done = sum(size for chunk, size in enumerate(sizes) if chunk not in missing)
     on_progress(done, sum(sizes))
     if missing:
-        check_canary_once(loaded, as_recorded(settings.keep))
+        check_canary_once(loaded, as_recorded(settings.keep), survey)
     for chunk, records in enumerate(_cut(_records(data, rules), sizes)):
         if chunk not in missing:
             continue
@@ -370,10 +377,13 @@ def chosen_numbers(
     return tuple(sorted(set(numbers)))
 
 
-def check_canary_once(loaded: LoadedModel, keep: list[str]) -> None:
+def check_canary_once(loaded: LoadedModel, keep: list[str], survey: Survey | None = None) -> None:
     """Run the canary once per weights, settings and library versions; a passed one is noted."""
+    survey = survey or Survey(loaded.model)
     known = {
         **loaded.identity(),
+        "route": survey.route,
+        "places": sorted(map(str, survey.places.values())),
         "device": str(loaded.device),
         "keep": keep,
         "versions": _versions((*_RECORDED_VERSIONS, "attnprobe")),
@@ -382,7 +392,7 @@ def check_canary_once(loaded: LoadedModel, keep: list[str]) -> None:
     note = cache_folder() / "canaries" / f"{name}.json"
     if note.is_file():
         return
-    check_canary(loaded.model, keep)
+    check_canary(loaded.model, keep, survey)
     with contextlib.suppress(OSError):  # without a note, the next run checks again
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(known, sort_keys=True, indent=1), encoding="utf-8")
@@ -409,7 +419,12 @@ def described_settings(
         "records_per_chunk": settings.records_per_chunk,
         "device": loaded.device.type,
         "versions": _versions(_RECORDED_VERSIONS),
+        "route": capture_settings.survey(loaded.model).route,
     } | ({"chat": True} if settings.chat else {})
+    if settings.attention_module is not None:
+        described["attention_module"] = settings.attention_module
+    if settings.uncertified:
+        described["uncertified"] = True
     if methods := capture_settings.attribute:
         target = capture_settings.attribute_target
         described["attribute"] = list(methods)
