@@ -57,6 +57,7 @@ class Shard:
         self._ids: dict[str, h5d.DatasetID] = {}
         self._columns: dict[str, np.ndarray] = {}
         self._checked: set[str] = set()
+        self._whole = False
         self._codes: dict[str, Code] = {}
         self._receipt: Receipt | None = None
         self._seen: os.stat_result | None = None
@@ -232,7 +233,7 @@ class Shard:
         self, name: str, record: int, layers: Sequence[int], heads: Sequence[int],
         ahead: "Ahead | None" = None,
     ) -> np.ndarray:  # fmt: skip
-        """Return a record's part of a heavy dataset, as stored.
+        """Return a record's part of a heavy dataset, as stored; every index is checked before.
 
         Args:
             name: One of `BIG`.
@@ -241,6 +242,9 @@ class Shard:
             heads: Positions on the head axis; not used for `/visible`.
             ahead: What was read ahead, where records are asked for one after another.
         """
+        if not self._whole:
+            check_consistency(self)
+            self._whole = True
         leading = (tuple(layers),) if name == "/visible" else (tuple(layers), tuple(heads))
         axis = BY_NAME[name].axis
         extent = self.extent(axis, record)
