@@ -89,6 +89,8 @@ class LoadedModel:
         }
         if runs_remote_code(inner):
             described["remote_code"] = True
+        if any(name.endswith(".sinks") for name, _ in inner.named_parameters()):
+            described["softmax_sinks"] = True  # gpt-oss: columns of the softmax that are no keys
         return described if self.adapter is None else described | {"adapter": asdict(self.adapter)}
 
 

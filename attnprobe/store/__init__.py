@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnprobe.store.codes import CODES, Code, decode, encode
 from attnprobe.store.layout import FORMAT_VERSION, KEEPS, MANIFEST
-from attnprobe.store.manifest import read_manifest
+from attnprobe.store.manifest import is_run, read_manifest
 from attnprobe.store.plan import PlannedRecord
 from attnprobe.store.verifying import Fault, Verification, verify
 from attnprobe.store.writer import RunWriter
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CODES", "FORMAT_VERSION", "KEEPS", "MANIFEST", "Code", "Fault", "PlannedRecord", "Run",
-    "RunWriter", "Verification", "decode", "encode", "open_run", "read_manifest", "verify",
+    "RunWriter", "Verification", "decode", "encode", "is_run", "open_run", "read_manifest", "verify",
 ]  # fmt: skip
 
 

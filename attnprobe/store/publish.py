@@ -218,6 +218,10 @@ def _store_error(path: Path, error: OSError | RuntimeError) -> StoreError:
         return StoreError(
             "the name is too long for this disk", where=str(path), fix="choose a shorter name"
         )
+    if code in {errno.ENOTDIR, errno.EEXIST}:
+        return StoreError(
+            "a file is where a folder should be", where=str(path), fix="choose another folder"
+        )
     if code in {errno.EACCES, errno.EROFS, errno.EPERM}:
         return StoreError(
             "the folder cannot be written",

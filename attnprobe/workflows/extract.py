@@ -28,10 +28,10 @@ from attnprobe.records import read_records
 from attnprobe.records.rules import SegmentRules, apply_rules
 from attnprobe.store import (
     CODES,
-    MANIFEST,
     PlannedRecord,
     Run,
     RunWriter,
+    is_run,
     open_run,
     read_manifest,
 )
@@ -343,7 +343,7 @@ def _batch_size(loaded: LoadedModel, longest: int, out: Path) -> int:
     memory of its own, as many as half of what is free holds of the longest record; a run that is
     continued keeps the size it was begun with.
     """
-    if (out / MANIFEST).is_file():
+    if is_run(out):
         begun = read_manifest(out).settings.get("batch_size")
         if isinstance(begun, int) and begun > 0:
             return begun
