@@ -3,7 +3,8 @@
 from attnprobe.panels.attributions import AttributionPanel, attribution_panel
 from attnprobe.panels.bars import BarPanel
 from attnprobe.panels.heads import head_panel
-from attnprobe.panels.maps import MapPanel, item_records, map_panels
+from attnprobe.panels.items import item_records
+from attnprobe.panels.maps import MapPanel, map_panels
 from attnprobe.panels.panel import Panel, limits_around_zero, limits_from_zero
 from attnprobe.panels.segments import segment_panels
 from attnprobe.panels.tokens import TokenAxis, TokenLabel, token_axis

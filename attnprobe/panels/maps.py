@@ -160,60 +160,6 @@ def map_panels(
     )
 
 
-def item_records(
-    run: Any,
-    record: str | None = None,
-    item: str | None = None,
-    styles: Sequence[str] | None = None,
-) -> tuple[str, ...]:
-    """Find the records of one problem in all its styles.
-
-    Args:
-        run: An open run.
-        record: One of the records; it comes first. Or:
-        item: The problem.
-        styles: Which styles, in this order; all the item has by default.
-
-    Returns:
-        Record ids, of two styles at least.
-
-    Raises:
-        SelectionError: If the record, the item or a second style is not there.
-    """
-    table = run.records
-    if (record is None) == (item is None):
-        raise SelectionError("name either a record or an item")
-    if record is not None:
-        if record not in table.index:
-            raise SelectionError(
-                f"no record '{record}'", where=str(run.path), fix=nearest(record, table.index)
-            )
-        item = str(table.loc[record, "item"])
-    members = table[table["item"] == item]
-    if not len(members):
-        raise SelectionError(
-            f"no item '{item}'", where=str(run.path), fix=nearest(str(item), table["item"])
-        )
-    if record is not None:
-        members = members.loc[[record, *(name for name in members.index if name != record)]]
-    there = {str(style): str(name) for name, style in members["style"][::-1].items()}
-    if record is not None:
-        there[str(table.loc[record, "style"])] = record
-    for style in styles or ():
-        if style not in there:
-            raise SelectionError(
-                f"item '{item}' has no style '{style}'", where=str(run.path),
-                fix=nearest(style, there),
-            )  # fmt: skip
-    wanted = list(styles or dict.fromkeys(map(str, members["style"])))
-    if len(set(wanted)) < 2:
-        raise SelectionError(
-            f"item '{item}' has no second style", where=str(run.path),
-            got=", ".join(there), fix="leave out --pair, or name an item that has two styles",
-        )  # fmt: skip
-    return tuple(there[style] for style in wanted)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Grid:
     """Weights of one record before cells are pooled."""
