@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CODES", "FORMAT_VERSION", "KEEPS", "MANIFEST", "Code", "Fault", "PlannedRecord", "Run",
-    "RunWriter", "Verification", "decode", "encode", "is_run", "open_run", "read_manifest", "verify",
+    "RunWriter", "Verification", "decode", "encode", "is_run", "open_run", "read_manifest",
+    "verify",
 ]  # fmt: skip
 
 
