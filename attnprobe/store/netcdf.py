@@ -42,24 +42,24 @@ class Variable:
     """Further attributes."""
 
 
-RECORD = tuple(
-    Variable(name, dtype, ("record",), meaning, **more)
-    for name, dtype, meaning, more in (
-        ("record", TEXT, "record id", {}),
-        ("item", TEXT, "the problem", {}),
-        ("style", TEXT, "the way of prompting", {}),
-        ("task", TEXT, "the problem family", {}),
-        ("split", TEXT, "train, seen, unseen, …", {}),
-        ("n_prompt", "<i4", "tokens of the prompt", {"units": "1"}),
-        ("n_tokens", "<i4", "tokens of prompt and target",
-         {"units": "1", "more": {"sample_dimension": "token"}}),
-        ("n_steps", "<i4", "predicted tokens",
-         {"units": "1", "more": {"sample_dimension": "step"}}),
-        ("batch_size", "<i4", "records that shared the forward pass", {"units": "1"}),
-        ("worst_error", "<f8", "worst relative error of the certificate", {"units": "1"}),
-        ("is_generated", "|i1", "whether the model wrote the target", {"more": {"dtype": "bool"}}),
-    )
-)  # fmt: skip
+_AXIS = ("record",)
+RECORD = (
+    Variable("record", TEXT, _AXIS, "record id"),
+    Variable("item", TEXT, _AXIS, "the problem"),
+    Variable("style", TEXT, _AXIS, "the way of prompting"),
+    Variable("task", TEXT, _AXIS, "the problem family"),
+    Variable("split", TEXT, _AXIS, "train, seen, unseen, …"),
+    Variable("n_prompt", "<i4", _AXIS, "tokens of the prompt", "1"),
+    Variable(
+        "n_tokens", "<i4", _AXIS, "tokens of prompt and target", "1", {"sample_dimension": "token"}
+    ),
+    Variable("n_steps", "<i4", _AXIS, "predicted tokens", "1", {"sample_dimension": "step"}),
+    Variable("batch_size", "<i4", _AXIS, "records that shared the forward pass", "1"),
+    Variable("worst_error", "<f8", _AXIS, "worst relative error of the certificate", "1"),
+    Variable(
+        "is_generated", "|i1", _AXIS, "whether the model wrote the target", more={"dtype": "bool"}
+    ),
+)
 TOKEN = (
     Variable("token_record", "<i4", ("token",), "position of the token's record on `record`"),
     Variable("token_id", "<i4", ("token",), "id in the tokenizer"),
@@ -244,7 +244,7 @@ class _Writer:
         self, file: "h5netcdf.File", run: "Run", sizes: Mapping[str, int], masses: list[str]
     ) -> None:
         self.file, self.sizes = file, dict(sizes)
-        file.dimensions = sizes | {"layer": len(run.layers), "head": len(run.heads)}
+        file.dimensions = dict(sizes) | {"layer": len(run.layers), "head": len(run.heads)}
         file.attrs.update(_attributes(run))
         for name, numbers in (("layer", run.layers), ("head", run.heads)):
             axis = file.create_variable(name, (name,), np.dtype("<i4"))

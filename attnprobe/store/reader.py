@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from attnprobe.errors import SelectionError, nearest
+from attnprobe.errors import FormatError, SelectionError, nearest
 from attnprobe.store import views
 from attnprobe.store.layout import RAGGED, SHARDS, shard_name
 from attnprobe.store.manifest import Manifest, read_manifest
@@ -40,6 +40,12 @@ def open_run(path: Path | str) -> "Run":
     Raises:
         FormatError: If there is none, or this version cannot read it.
     """
+    if Path(path).is_file():
+        raise FormatError(
+            "this is a file, not a folder", where=str(path), expected="the folder of a run",
+            fix="open the run that it was made from; a file of `attnprobe export` is for other "
+            "tools",
+        )  # fmt: skip
     return Run(Path(path))
 
 

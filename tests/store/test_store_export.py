@@ -90,6 +90,16 @@ def test_one_hdf5_file_holds_the_chunks_of_every_shard_as_they_are(run, tmp_path
                     assert dict(dataset.attrs) == dict(theirs[name].attrs)
 
 
+def test_an_export_is_no_run_and_that_is_said(run, tmp_path):
+    export(run, tmp_path / "one.h5")
+    with pytest.raises(FormatError) as error:
+        store.open_run(tmp_path / "one.h5")
+    assert str(error.value) == (
+        f"{tmp_path / 'one.h5'}: this is a file, not a folder; expected the folder of a run; "
+        "open the run that it was made from; a file of `attnprobe export` is for other tools."
+    )
+
+
 def test_an_unfinished_run_gives_what_is_sealed_and_says_so(half, tmp_path):
     written = export(half, tmp_path / "one.h5")
     assert (written.n_records, written.n_chunks, written.n_planned) == (3, 1, 3)
