@@ -576,3 +576,114 @@ def test_the_router_in_the_place_of_the_attention_is_caught(keep):
     assert "two different attentions in one layer" in refused(mixing, keep)
     n_heads = N_HEADS
     assert "a product of weights and values was not understood" in refused(mixing, keep)
+
+
+# --- keys that are no tokens, and masks of either sense -------------------------------------------
+
+
+class Prefixed(nn.Module):
+    """A model whose layers attend to virtual keys before the text, as P-Tuning v2 makes them."""
+
+    N_VIRTUAL = 3
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv = nn.Linear(SIZE, 3 * SIZE)
+            self.prefix = nn.Parameter(torch.randn(2, Prefixed.N_VIRTUAL, SIZE))
+
+        def forward(self, x, masked, cache):
+            query, key, value = self.qkv(x).chunk(3, -1)
+            past = self.prefix.unsqueeze(1).expand(-1, len(x), -1, -1) if cache is None else cache
+            key, value = (torch.cat([old, new], 1) for old, new in zip(past, (key, value)))  # noqa: B905
+            query, keys, values = (
+                t.unflatten(-1, (N_HEADS, HEAD_SIZE)).transpose(1, 2) for t in (query, key, value)
+            )
+            scores = (query @ keys.mT / HEAD_SIZE**0.5).masked_fill(masked, -10_000.0) * 2
+            mixed = scores.float().softmax(-1) @ values
+            return x + mixed.transpose(1, 2).flatten(2), (key, value)
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(50, SIZE)
+        self.attentions = nn.ModuleList(Prefixed.Layer() for _ in range(2))
+        self.eval()
+
+    def forward(self, input_ids, attention_mask=None, past_key_values=None):
+        n = input_ids.shape[1]
+        past = 0 if past_key_values is None else past_key_values[0][0].shape[1] - self.N_VIRTUAL
+        seen = torch.ones(past + n, past + n, dtype=torch.bool).tril()[None]
+        if attention_mask is not None:
+            seen = seen & attention_mask[:, None].bool() | torch.eye(past + n, dtype=torch.bool)
+        masked = ~seen[:, None, past:]
+        masked = nn.functional.pad(masked, (self.N_VIRTUAL, 0), value=False)
+        x, caches = self.embed(input_ids), []
+        for number, layer in enumerate(self.attentions):
+            cache = None if past_key_values is None else past_key_values[number]
+            x, made = layer(x, masked, cache)
+            caches.append(made)
+        return x, tuple(caches)
+
+
+def test_virtual_keys_are_the_first_columns_of_every_row():
+    model, (ids, mask) = Prefixed(), batch()
+    spans = [[(-3, 0), (0, 4), (4, length)] for length in LENGTHS]
+    recording = recorded(
+        model, ids, mask, keep=("full", "steps", "pooled"), queries=QUERIES, spans=spans
+    )
+    assert recording.n_virtual == 3
+    for index, length in enumerate(LENGTHS):
+        first = max(LENGTHS) - length
+        alone = recorded(model, ids[index : index + 1, first:]).full
+        for layer in range(2):
+            rows = recording.full[layer][index, :, first:]
+            assert rows.shape == (N_HEADS, length, 3 + max(LENGTHS))
+            assert (rows[..., 3 : 3 + first] == 0).all()
+            own = torch.cat([rows[..., :3], rows[..., 3 + first :]], -1)
+            torch.testing.assert_close(own, alone[layer][0], atol=1e-5, rtol=0)
+            assert (own[..., :3] > 0).any()
+            masses = torch.stack([own[..., a + 3 : b + 3].sum(-1) for a, b in spans[index]], -1)
+            torch.testing.assert_close(recording.pooled[layer][index, :, first:], masses)
+            torch.testing.assert_close(
+                recording.steps[layer][index], masses[:, QUERIES[index]], atol=1e-5, rtol=0
+            )
+            counts = recording.visible_counts[layer][index, first:]
+            expected = [[3, min(q + 1, 4), max(q - 3, 0)] for q in range(length)]
+            assert counts.tolist() == expected
+
+
+def test_virtual_keys_under_a_cache_of_tuples():
+    model, ids = Prefixed(), batch()[0][:1]
+    whole = recorded(model, ids).full
+    with torch.no_grad(), record(model, ["full"]) as recording:
+        cache = model(ids[:, :6])[1]
+        for token in range(6, 11):
+            cache = model(ids[:, token : token + 1], past_key_values=cache)[1]
+    for layer in range(2):
+        torch.testing.assert_close(recording.full[layer], whole[layer], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sense", ["True = seen", "True = masked"])
+@pytest.mark.parametrize("prefix", [1, 4])
+def test_masks_of_either_sense_and_of_prefix_models(sense, prefix):
+    class Model(HandMade):
+        def forward(self, input_ids, attention_mask):
+            seen = attention_mask if sense == "True = seen" else ~attention_mask
+            x = self.embed(input_ids)
+            for block in self.blocks:
+                x = block(x, seen)
+            return x
+
+    model, ids = Model(handmade.sequence_first), batch()[0][:2]
+    seen = torch.ones(11, 11).tril().bool()
+    seen[:prefix, :prefix] = True
+    seen = seen.expand(2, 1, 11, 11)
+    recording = recorded(
+        model, ids, seen if sense == "True = seen" else ~seen, keep=("rows", "full"),
+        queries=[[0, 5]] * 2,
+    )  # fmt: skip
+    assert recording.batch_layout.first.tolist() == [0, 0]
+    assert recording.visible[1][0].sum(-1).tolist() == [prefix, 6]
+    assert (recording.full[2][:, :, 0, :prefix].sum(-1) > 0.999).all()
+    assert (recording.full[2][:, :, 0, 0] < 0.999).any() == (prefix > 1)

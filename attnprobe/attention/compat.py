@@ -136,9 +136,22 @@ def decoder_of(model: torch.nn.Module) -> torch.nn.Module:
     return transformers_model(model).get_decoder()
 
 
-def cached_tokens(cache: Any) -> int:
-    """Return how many tokens a key–value cache holds."""
-    return 0 if cache is None else int(cache.get_seq_length())
+def cached_tokens(cache: Any, expected: int) -> int:
+    """Return how many tokens a key–value cache holds.
+
+    Args:
+        cache: Of transformers, or a tuple of (keys, values) for each layer, whose axes remote code
+            orders as it likes.
+        expected: How many it should hold; a tuple that has an axis of this length does.
+    """
+    if cache is None:
+        return 0
+    if not isinstance(cache, tuple | list):
+        return int(cache.get_seq_length())
+    if not cache or cache[0] is None:
+        return 0
+    shape = cache[0][0].shape
+    return expected if expected in shape else max(shape[:-1])
 
 
 def _register() -> None:

@@ -23,7 +23,8 @@ class KindRecording:
     """What was recorded of one kind of attention, by layer index.
 
     Tensors are float32, detached, on the device of their layer. Columns are those of the input
-    ids; chosen queries and spans beyond an example's own are NaN.
+    ids, keys after `Recording.n_virtual` that are no tokens; chosen queries and spans beyond an
+    example's own are NaN.
     """
 
     certificate: Certificate

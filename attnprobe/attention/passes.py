@@ -48,7 +48,8 @@ def layout_of(mask: Any, batch: int, width: int, device: torch.device) -> Layout
 
     Args:
         mask: None, [batch, column], the [batch, 1, query, key] that generation prepares for a
-            static cache (boolean or additive), or a dict of those.
+            static cache (boolean or additive), or a dict of those. Remote code's own masks may be
+            boolean with True for masked.
         batch: Examples.
         width: Columns.
         device: Of the inputs.
@@ -63,9 +64,8 @@ def layout_of(mask: Any, batch: int, width: int, device: torch.device) -> Layout
         mask = next(iter(mask.values()), None)
     if mask is None:
         real = torch.ones(batch, width, dtype=torch.bool, device=device)
-    elif mask.ndim == 4:
-        visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-        real = visible.flatten(1, 2).any(1)[:, :width]
+    elif mask.ndim in (3, 4):
+        real = _own_columns(mask)[:, :width]
     else:
         real = mask.bool()
     if real.shape != (batch, width):
@@ -80,6 +80,18 @@ def layout_of(mask: Any, batch: int, width: int, device: torch.device) -> Layout
             expected="real tokens in one piece, padding at one side",
         )
     return layout
+
+
+def _own_columns(mask: torch.Tensor) -> torch.Tensor:
+    """Read off a mask of queries and keys which columns any query sees.
+
+    A text never sees more of what follows than of what came before; if a boolean mask says so, it
+    says True for masked.
+    """
+    visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    if mask.dtype == torch.bool and visible.tril(-1).sum() < visible.triu(1).sum():
+        visible = ~visible
+    return visible.flatten(1, -2).any(1)
 
 
 @dataclass(slots=True)
@@ -108,10 +120,21 @@ class PassPlan:
     """Span edges, as columns of the batch."""
     pads: Bool[torch.Tensor, "batch query"]
     """True where a query is padding."""
+    first: Int[torch.Tensor, " batch"]
+    """Column of each example's first token."""
     _seen: list[tuple[torch.Tensor | None, bool, int, torch.Tensor]] = field(default_factory=list)
     _counted: list[tuple[torch.Tensor | None, bool, int, torch.Tensor]] = field(
         default_factory=list
     )
+
+    def add_virtual(self, n_virtual: int) -> None:
+        """Put columns before all others, for keys that are no tokens (P-Tuning v2).
+
+        Spans reach them by negative positions: −1 is the last of them.
+        """
+        is_virtual = self.edges < self.first[:, None]
+        self.edges = self.edges + n_virtual - is_virtual * self.first[:, None]
+        self.n_keys += n_virtual
 
     def first_key(self, call: Call) -> int:
         """Return the column of a call's first key: a sliding cache gives the last keys only."""
@@ -206,6 +229,7 @@ def plan_pass(
         probes=torch.tensor(probes, device=device),
         edges=_edges(spans, queries),
         pads=pads,
+        first=keys.first,
     )
 
 

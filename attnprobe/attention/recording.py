@@ -71,6 +71,10 @@ class Recording:
         self._unproven: dict[Place, str] = {}
         self._seen: set[tuple[str, int]] = set()
         self._thread = threading.get_ident()
+        self._may_have_prefix = False
+        self.n_virtual = 0
+        """Keys before all others that are no tokens (P-Tuning v2): the first columns of every row.
+        Spans reach them by negative positions."""
 
     def of(self, kind: str) -> KindRecording:
         """Return what was recorded of one kind of attention.
@@ -146,8 +150,9 @@ class Recording:
                 fix="open `record` in the thread that runs the model, one model for each",
             )  # fmt: skip
         batch, n_queries = ids.shape[:2]
-        past = cached_tokens(cache)
         known = self._layouts.get(kind)
+        past = cached_tokens(cache, self.n_virtual + (known.width if known else 0))
+        past = max(0, past - self.n_virtual)
         if known is None and past:
             raise ModelError(
                 "attention over a cache that was filled before the recording", where=self.model,
@@ -173,6 +178,9 @@ class Recording:
         if kind == SELF:
             self.history.add(ids, cache)
         self._plans[kind] = self._plan(kind, kind, past)
+        if kind == SELF:
+            self._may_have_prefix = cache is None and not past and not self.n_virtual
+            self._plans[kind].add_virtual(self.n_virtual)
         if kind == SELF and ENCODER in self._layouts:
             self._plans[CROSS] = self._plan(SELF, ENCODER, past)
 
@@ -223,6 +231,7 @@ class Recording:
         if not self.wants((call.kind, call.layer)) or in_backward():
             return
         plan = self._checked_plan(call)
+        self._notice_prefix(call, plan)
         if (call.kind, call.layer) in self._seen:
             self._certify_again(call, plan, output)
             return
@@ -253,6 +262,13 @@ class Recording:
                 pieces.add("pooled", call.layer, plan, pooled)
                 pieces.add("visible_counts", call.layer, plan, plan.counts(call))
         pieces.certify(call.layer, error)
+
+    def _notice_prefix(self, call: Call, plan: PassPlan) -> None:
+        """Notice keys that are no tokens, at the first call of the first pass without a cache."""
+        if call.kind == SELF and self._may_have_prefix:
+            self._may_have_prefix = False
+            self.n_virtual = max(0, call.n_keys - plan.n_keys)
+            plan.add_virtual(self.n_virtual)
 
     def _row_errors(
         self, rows: torch.Tensor, call: Call, output: torch.Tensor | None, columns: torch.Tensor
@@ -359,8 +375,9 @@ class Recording:
         found = KindRecording(certificate, layout=queries)
         whole = "full" in self.keep or kind != SELF
         n_rows = queries.width if whole else max(map(len, self.queries or [[]]), default=0)
-        rows = pieces.over_keys("rows", n_rows, keys.width)
-        found.visible = pieces.over_keys("visible", n_rows, keys.width)
+        n_keys = keys.width + (self.n_virtual if kind == SELF else 0)
+        rows = pieces.over_keys("rows", n_rows, n_keys)
+        found.visible = pieces.over_keys("visible", n_rows, n_keys)
         if whole and ("full" in self.keep):
             found.full = rows
         if "rows" in self.keep:
@@ -433,8 +450,9 @@ class Recording:
                         expected=f"0 to {length - 1}",
                     )  # fmt: skip
             for span in self.spans[index] if self.spans is not None else ():
-                if not 0 <= span[0] < span[1] <= length:
+                if not -self.n_virtual <= span[0] < span[1] <= length:
                     raise SelectionError(
                         "a span is empty or lies outside its example", where=f"example {index}",
-                        got=str(tuple(span)), expected=f"[start, stop) within 0 to {length}",
+                        got=str(tuple(span)),
+                        expected=f"[start, stop) within {-self.n_virtual} to {length}",
                     )  # fmt: skip

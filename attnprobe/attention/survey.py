@@ -15,6 +15,8 @@ ROUTES = (INTERFACE, INTERCEPTION)
 """How attention is reached: through transformers' attention interface, or by watching what the
 attention modules compute."""
 
+_CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict)
+"""Modules that hold others and are never called."""
 _ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 
 
@@ -143,10 +145,10 @@ def _found(model: torch.nn.Module, encoder: set[torch.nn.Module]) -> dict[torch.
     Where no class is named so, the attribute may be; where neither is, each layer as a whole.
     Modules whose numbers do not tell them apart are numbered in the order they were made.
     """
-    paths = dict(model.named_modules())
+    paths = {path: m for path, m in model.named_modules() if not isinstance(m, _CONTAINERS)}
     for is_attention in (
         lambda path, module: "attention" in type(module).__name__.lower(),
-        lambda path, module: _ATTENTION.search(type(module).__name__ + " " + path.split(".")[-1]),
+        lambda path, module: _ATTENTION.search(f"{type(module).__name__} {_attribute(path)}"),
         lambda path, module: _number(path, module) is not None and not _is_leaf(module),
     ):
         chosen = {path: module for path, module in paths.items() if is_attention(path, module)}
@@ -177,6 +179,11 @@ def _counted(chosen: dict[str, torch.nn.Module]) -> dict[torch.nn.Module, Place]
 def _outer(path: str, chosen: Iterable[str]) -> list[str]:
     """Return the paths of those that a module lies inside, the outermost first."""
     return sorted((one for one in chosen if path.startswith(f"{one}." if one else ".")), key=len)
+
+
+def _attribute(path: str) -> str:
+    """Return the last part of a path that is a name and no number."""
+    return next((part for part in reversed(path.split(".")) if not part.isdecimal()), "")
 
 
 def _is_leaf(module: torch.nn.Module) -> bool:

@@ -187,6 +187,12 @@ def capture_batch(
         take_rows=None if spool is None else spool.take,
     ) as recording:
         logits = _step_logits(loaded, inputs, encodings)
+    if recording.n_virtual:
+        raise ModelError(
+            "this model attends to virtual tokens before the text, which a run cannot hold yet",
+            where=type(loaded.model).__name__, got=f"{recording.n_virtual} of them",
+            fix="attnprobe.attention.record captures them: the first columns of every row",
+        )  # fmt: skip
     return [
         _one(recording, index, encoding, queries[index], logits[index], settings, spool)
         for index, encoding in enumerate(encodings)
