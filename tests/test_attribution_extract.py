@@ -11,6 +11,7 @@ from attnprobe.capturing import CaptureSettings, capture
 from attnprobe.encode import encode
 from attnprobe.errors import ModelError, SelectionError, StoreError
 from attnprobe.models import LoadedModel
+from attnprobe.workflows.check import check
 from attnprobe.workflows.costs import Lengths, stored_bytes
 from attnprobe.workflows.extract import ExtractSettings, extract
 from tests.tiny import make_record, make_tokenizer, tiny_llama
@@ -119,7 +120,21 @@ def test_methods_side_by_side_and_none_without_being_asked(loaded, monkeypatch):
     assert sink[1].attributions == {}
 
 
-def test_the_estimate_counts_scores(loaded, tmp_path):
+def test_a_check_runs_attributions_in_its_sample(loaded, monkeypatch):
+    seen = []
+
+    def run(prediction):
+        seen.append(prediction.n_tokens)
+        return prediction.no_scores()
+
+    monkeypatch.setitem(METHODS, "zeros", Method(run))
+    report = check(records(), loaded, replace(SETTINGS, attribute=("zeros",)))
+    assert seen
+    assert report.to_json()["attribute"] == ["zeros"]
+    assert report.timings
+
+
+def test_the_estimate_counts_scores():
     one = np.array([150]), np.array([100]), np.array([6])
     lengths = Lengths(*one)
     plain = stored_bytes(lengths, replace(SETTINGS, attribute=()), 3, 4)

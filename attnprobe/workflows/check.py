@@ -95,6 +95,7 @@ class CheckReport:
                 for role, n in self.role_records.items()
             ],
             "keep": list(self.settings.keep),
+            "attribute": list(self.settings.attribute),
             "encoding": self.settings.encoding,
             "seconds": round(self.seconds, 3),
             "timings": [{"tokens": t.n_tokens, "seconds": t.seconds} for t in self.timings],
