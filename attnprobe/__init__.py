@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attnprobe.contrasts import Contrast, contrast
     from attnprobe.errors import AttnprobeError
+    from attnprobe.finetune import Finetuned, FinetuneSettings, fine_tune
     from attnprobe.measures import measure
     from attnprobe.models import load_model
     from attnprobe.records import read_records, write_records
@@ -28,6 +29,9 @@ _HOME = {
     "read_records": "records",
     "write_records": "records",
     "load_model": "models",
+    "FinetuneSettings": "finetune",
+    "Finetuned": "finetune",
+    "fine_tune": "finetune",
     "ExtractSettings": "workflows.extract",
     "extract": "workflows.extract",
     "probe": "workflows.probing",
@@ -42,10 +46,10 @@ _HOME = {
 }
 
 __all__ = [
-    "AttnprobeError", "Contrast", "Encoding", "ExtractSettings", "Record", "Run", "Segment", "Span",
-    "Verification",
-    "contrast", "extract", "load_model", "measure", "open_run", "probe", "read_records",
-    "verify", "write_records",
+    "AttnprobeError", "Contrast", "Encoding", "ExtractSettings", "FinetuneSettings",
+    "Finetuned", "Record", "Run", "Segment", "Span", "Verification",
+    "contrast", "extract", "fine_tune", "load_model", "measure", "open_run", "probe",
+    "read_records", "verify", "write_records",
 ]  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def _curve(log: list[dict[str, Any]]) -> Figure:
     loss.set(xlabel="million tokens", ylabel="loss (nats per token)", yscale="log")
     passes.set(xlabel="million tokens", ylabel="answers right (%)", ylim=(0, 100))
     for axes in (loss, passes):
-        axes.tick_params(labelsize=look.font)
+        axes.tick_params(labelsize=look.font, which="both")
         axes.xaxis.label.set_size(look.font)
         axes.yaxis.label.set_size(look.font)
         axes.legend(fontsize=look.font - 1.5, frameon=False)
