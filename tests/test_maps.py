@@ -131,6 +131,7 @@ def test_colours_end_at_the_largest_weight_outside_the_sinks():
     largest_of = [float(np.tril(w[0, 0])[:, 1:].max()) for _, w, _ in run.held.values()]
     assert panels[0].limits == panels[1].limits == pytest.approx((0, max(largest_of)))
     assert "sinks (the first four tokens and BOS) reach beyond" in panels[0].note
+    assert panels[0].note == panels[1].note  # said once below the figure
     (log,) = map_panels(run, "item-0/coarse", scale="log")
     assert 0 < log.limits[0] <= 1e-4
 

@@ -145,6 +145,7 @@ def map_panels(
     blocks = [tuple(-(-n // cells) for n in grid.weights.shape) for grid in grids]
     pooled = [largest(grid.weights, block) for grid, block in zip(grids, blocks, strict=True)]  # type: ignore[arg-type]
     limits = _limits(grids, scale)
+    beyond = any(np.nanmax(grid.weights) > limits[1] for grid in grids)
     return tuple(
         MapPanel(
             values=values,
@@ -154,7 +155,7 @@ def map_panels(
             limits=limits,
             scale=scale,
             block=block,  # type: ignore[arg-type]
-            note=_note(grid, block, scale, limits[1]),
+            note=_note(grid, block, scale, limits[1] if beyond else None),
         )
         for grid, values, block in zip(grids, pooled, blocks, strict=True)
     )
@@ -270,7 +271,7 @@ def _ranges(numbers: Sequence[int]) -> Iterator[str]:
             first = i
 
 
-def _note(grid: _Grid, block: Sequence[int], scale: str, high: float) -> str:
+def _note(grid: _Grid, block: Sequence[int], scale: str, high: float | None) -> str:
     lines = []
     if grid.is_square:
         lines.append("Blank: keys that the query cannot see.")
@@ -284,7 +285,7 @@ def _note(grid: _Grid, block: Sequence[int], scale: str, high: float) -> str:
             f"A cell holds {block[0]} × {block[1]} tokens (rows × columns) and shows the largest "
             "of their weights."
         )
-    if np.nanmax(grid.weights) > high:
+    if high is not None:
         lines.append(
             f"The colours end at {high:.2g}, the largest weight on a token that is no sink; sinks "
             "(the first four tokens and BOS) reach beyond."
