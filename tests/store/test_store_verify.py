@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from typing import cast
 
 import h5py
 import numpy as np
@@ -136,9 +137,10 @@ def rewrite(run, name, change):
     """Change a column, and make CRC, receipt and manifest vouch for it."""
     path = run / SHARD
     with h5py.File(path, "r+", libver=("v110", "v110")) as file:
-        data = file[name][...]
+        dataset = cast(h5py.Dataset, file[name])
+        data = dataset[...]
         change(data)
-        file[name][...] = data
+        dataset[...] = data
     reseal(run)
     with store.open_run(run) as opened:
         receipt = opened.receipts[0]
@@ -146,7 +148,7 @@ def rewrite(run, name, change):
         sums = [record_crc(shard, record) for record in range(2)]
         shard.close()
     with h5py.File(path, "r+", libver=("v110", "v110")) as file:
-        file["record/crc32"][...] = sums
+        cast(h5py.Dataset, file["record/crc32"])[...] = sums
     reseal(run)
 
 
