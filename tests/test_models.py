@@ -5,9 +5,18 @@ import shutil
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from attnprobe.errors import ModelError, nearest
-from attnprobe.models import KNOWN, choose_device, choose_dtype, fingerprint, load_model, smollm2
+from attnprobe.models import (
+    KNOWN,
+    choose_device,
+    choose_dtype,
+    fingerprint,
+    forward_arguments,
+    load_model,
+    smollm2,
+)
 from tests.tiny import save_model, tiny_llama
 
 
@@ -150,3 +159,14 @@ def test_a_failed_conversion_leaves_nothing(tmp_path, monkeypatch):
     assert "No space left on device" in fault("smollm2-135m-instruct")
     assert [path.suffix for path in (tmp_path / "models").iterdir()] == [".lock"]
     shutil.rmtree(tmp_path / "models")
+
+
+def test_the_arguments_of_a_wrapped_forward_pass_are_found():
+    class Passing(LlamaForCausalLM):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    names = forward_arguments(Passing(tiny_llama().config))
+    assert names == forward_arguments(tiny_llama())
+    assert names[:3] == ["input_ids", "attention_mask", "position_ids"]
+    assert forward_arguments(torch.nn.Linear(2, 2)) == ["input"]

@@ -1,6 +1,5 @@
 """The canary: a model under capture must answer as the untouched model does."""
 
-import inspect
 from collections.abc import Callable, Sequence
 
 import torch
@@ -8,7 +7,7 @@ import torch
 from attnprobe.attention.recorder import record
 from attnprobe.attention.survey import Survey
 from attnprobe.errors import CertificateError
-from attnprobe.models import transformers_model
+from attnprobe.models import forward_arguments, transformers_model
 
 _LENGTHS = (8, 6, 5)
 _LOGIT_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
@@ -38,7 +37,7 @@ def check_canary(
     """
     inner = transformers_model(model)
     survey = survey or Survey(model)
-    takes = inspect.signature(inner.forward).parameters
+    takes = forward_arguments(inner)
     device = next(model.parameters()).device
     vocabulary = inner.get_input_embeddings().weight.shape[0]  # pyright: ignore
     generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ from attnprobe.models.devices import (
     is_out_of_memory,
 )
 from attnprobe.models.fingerprints import fingerprint
-from attnprobe.models.inner import transformers_model
+from attnprobe.models.inner import forward_arguments, transformers_model
 from attnprobe.models.loading import LoadedModel, load_model
 from attnprobe.models.smollm2 import cache_folder
 from attnprobe.models.sources import KNOWN
@@ -22,6 +22,7 @@ __all__ = [
     "choose_device",
     "choose_dtype",
     "fingerprint",
+    "forward_arguments",
     "free_cached_memory",
     "free_memory",
     "is_out_of_memory",

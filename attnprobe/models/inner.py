@@ -1,5 +1,6 @@
 """The transformers model inside whatever wraps it."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -24,3 +25,20 @@ def transformers_model(model: torch.nn.Module) -> Any:
     raise ModelError(
         "this is no transformers model", got=type(model).__name__, expected="a PreTrainedModel"
     )
+
+
+def forward_arguments(model: torch.nn.Module) -> list[str]:
+    """Name the arguments of a model's forward pass, in their order.
+
+    A class whose own forward passes on whatever it is given (`*args, **kwargs`), as code that comes
+    with a checkpoint does, has the arguments of the class it is built on.
+
+    Returns:
+        The names.
+    """
+    for kind in type(model).__mro__:
+        forward = kind.__dict__.get("forward")
+        names = list(inspect.signature(forward).parameters)[1:] if callable(forward) else []
+        if "input_ids" in names:
+            return names
+    return list(inspect.signature(model.forward).parameters)

@@ -1,6 +1,5 @@
 """Load a causal language model and its tokenizer, whatever its name stands for."""
 
-import inspect
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from attnprobe.models.checkpoints import Loading, check_vocabulary, load_checkpo
 from attnprobe.models.compat import runs_remote_code
 from attnprobe.models.devices import choose_device, choose_dtype
 from attnprobe.models.fingerprints import fingerprint
-from attnprobe.models.inner import transformers_model
+from attnprobe.models.inner import forward_arguments, transformers_model
 from attnprobe.models.sources import Source, find_source
 
 
@@ -73,7 +72,7 @@ class LoadedModel:
 
     def accepts(self, argument: str) -> bool:
         """Whether the model's forward pass names this argument."""
-        return argument in inspect.signature(transformers_model(self.model).forward).parameters
+        return argument in forward_arguments(transformers_model(self.model))
 
     def identity(self) -> dict[str, Any]:
         """Describe the model for a run's manifest (JSON values)."""
