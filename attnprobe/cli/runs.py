@@ -19,6 +19,9 @@ from attnprobe.cli.models import (
     Uncertified,
 )
 
+_UNPROVEN = 1e38
+"""Larger than any relative error: the recorder puts the largest float32 where it has no proof."""
+
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder.", metavar="RUN")]
 
 
@@ -108,7 +111,9 @@ def extract(
             data, model, out, settings, rules=read_rules(segment) if segment else None,
             overwrite=overwrite, on_progress=progress,
         )  # fmt: skip
-    say(f"{out}: {len(run.records)} records, worst certificate {run.records.worst_error.max():.1e}")
+    worst = run.records.worst_error.max()
+    proof = "nothing proves some of it" if worst > _UNPROVEN else f"worst certificate {worst:.1e}"
+    say(f"{out}: {len(run.records)} records, {proof}")
 
 
 @app.command()

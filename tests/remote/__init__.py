@@ -1,0 +1,1 @@
+"""Models that come with their own code, as a hub's remote code does."""
