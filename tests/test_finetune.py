@@ -12,11 +12,12 @@ from attnprobe.encode import encode
 from attnprobe.errors import EncodeError, FinetuneError, ModelError, RecordError, SelectionError
 from attnprobe.finetune import FinetuneSettings, Watchers, fine_tune
 from attnprobe.finetune.examples import IGNORED, Collator, Example, example_of, plan_batches
+from attnprobe.finetune.lora import with_lora
 from attnprobe.finetune.splitting import data_digest, held_back
 from attnprobe.finetune.training import TargetTrainer
 from attnprobe.models import fingerprint, load_model
 from attnprobe.records import write_records
-from tests.tiny import make_record, save_model
+from tests.tiny import make_record, save_model, tiny_llama
 
 SETTINGS = FinetuneSettings(
     learning_rate=5e-3, max_steps=6, batch_size=4, rank=2, validation=0.25, validations=2,
@@ -113,6 +114,19 @@ def test_the_adapter_runs_on_its_base_as_it_was_trained(trained, model):
     assert not (trained.path / "checkpoints").exists()
     assert trained.record["complete"] is True
     assert trained.record["settings"]["rank"] == 2
+
+
+def test_saving_asks_nobody_about_the_base(tmp_path, monkeypatch):
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", pytest.fail)
+    wrapped = with_lora(tiny_llama(), SETTINGS, "some/where-far-away")
+    wrapped.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "some/where-far-away"
+
+
+def test_a_model_without_linear_layers_is_refused():
+    with pytest.raises(FinetuneError, match="no adapter can be put on this model"):
+        with_lora(torch.nn.Embedding(3, 4), SETTINGS, "strange")
 
 
 # batches and splits

@@ -1,5 +1,6 @@
 """Low-rank matrices beside a model's weights, through PEFT."""
 
+import functools
 import warnings
 from typing import Any
 
@@ -49,9 +50,14 @@ def with_lora(model: Any, settings: FinetuneSettings, base: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT's own deprecations
-            return get_peft_model(model, config)
+            wrapped: Any = get_peft_model(model, config)
     except ValueError as error:
         raise FinetuneError(
             "no adapter can be put on this model", where=base, got=" ".join(str(error).split()),
             fix="train all weights with --full",
         ) from error  # fmt: skip
+    # No embedding is trained. PEFT would ask the hub for the base's config to find that out.
+    wrapped.save_pretrained = functools.partial(
+        wrapped.save_pretrained, save_embedding_layers=False
+    )
+    return wrapped
