@@ -112,7 +112,7 @@ def weights(place: Place, chosen: Selection) -> xr.DataArray:
     `first_key` and `last_key` bound the keys that each row covers.
     """
     queries = place.part("/row/query")
-    if not place.shard.dataset("/row/query").shape[0]:
+    if len(place.steps) and not len(place.shard.column("/row/query")):
         raise lacking(place.id, "attention rows", "rows")
     lengths, n_keys = place.part("/row/length"), place.n_tokens
     pairs = place.probabilities("/weights", chosen)
