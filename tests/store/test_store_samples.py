@@ -26,13 +26,16 @@ def test_old_runs_are_read(path):
         for capture in captures:
             encoding, record_id = capture.encoding, capture.encoding.record.id
             assert run.encoding(record_id).digest == encoding.digest
+            rows, masses = capture.rows, capture.pooled
+            assert rows is not None
+            assert masses is not None
             weights = run.weights(record_id).values
-            for row, query in enumerate(capture.rows.queries):
-                stop = int(capture.rows.length[: row + 1].sum())
-                there = capture.rows.weights[..., stop - query - 1 : stop]
+            for row, query in enumerate(rows.queries):
+                stop = int(rows.length[: row + 1].sum())
+                there = rows.weights[..., stop - query - 1 : stop]
                 assert np.abs(weights[:, :, row, : query + 1] - there).max() <= 1.6e-5
             pooled = run.pooled(record_id).values
-            assert np.abs(pooled - capture.pooled.mass).max() <= 1.6e-5
+            assert np.abs(pooled - masses.mass).max() <= 1.6e-5
             assert np.array_equal(run.predictions(record_id).log_prob, capture.log_probs)
 
 
