@@ -2,8 +2,9 @@
 
     python scripts/train_reference.py --seed 0 --tokens 40e6 --decay 6e6
 
-The same command continues where the last checkpoint is. A run that is stopped can be ended early,
-or prolonged, by other --tokens and --decay: before the decay nothing depends on them.
+The same command continues where the last checkpoint is; SIGTERM makes one and ends. A run that is
+stopped can be ended early, or prolonged, by other --tokens and --decay: before the decay nothing
+depends on them.
 
     python scripts/train_reference.py --seed 0 --export artifacts/reference-model
 

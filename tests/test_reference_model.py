@@ -1,6 +1,7 @@
 """How the reference model is made: its tokenizer, its texts, its training, and its folder."""
 
 import json
+import signal
 import subprocess
 import sys
 import zipfile
@@ -170,6 +171,20 @@ def test_a_stopped_training_goes_on_exactly_and_becomes_a_model(tmp_path):
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "A Llama of 4.86 million parameters" in card
     assert "Not measured yet." in card
+
+
+def test_sigterm_ends_a_training_with_a_checkpoint(tmp_path):
+    class Ends(NoValidation):
+        def measure(self, model, tokenizer):
+            signal.raise_signal(signal.SIGTERM)
+            return {}
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        Training(tmp_path, TINY, 1).run(1e9, Ends(), validate_every=2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert Training(tmp_path, TINY, 1).step == 2
 
 
 def test_other_settings_do_not_continue_a_training(tmp_path):

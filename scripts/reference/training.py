@@ -2,6 +2,8 @@
 
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -86,7 +88,8 @@ class Training:
         return cls(folder, TrainSettings(**kept | {"mixture": Mixture(**kept["mixture"])}), 1)
 
     def run(self, save_every: float, validation: Validation, validate_every: int) -> None:
-        """Train until the tokens are used up."""
+        """Train until the tokens are used up, or SIGTERM asks for an end after the next step."""
+        asked = _until_asked_to_stop()
         _cut_log(self.folder / "log.jsonl", self.step)
         saved, losses, began, at_start = time.monotonic(), [], time.monotonic(), self.tokens
         for batches in self._steps():
@@ -100,9 +103,11 @@ class Training:
                     raise FloatingPointError(f"loss is {self._last_loss} at step {self.step}")
             if validate_every and self.step % validate_every == 0:
                 self._log(**validation.measure(self.model, self.tokenizer))
-            if time.monotonic() - saved > save_every:
+            if time.monotonic() - saved > save_every or asked.is_set():
                 self.save()
                 saved = time.monotonic()
+            if asked.is_set():
+                return
         self._log(**validation.measure(self.model, self.tokenizer))
         self.save()
 
@@ -258,6 +263,13 @@ def _optimizers(model: LlamaForCausalLM, settings: TrainSettings) -> list[torch.
 
 MOVABLE = {"tokens", "decay"}
 """Settings that may change between two runs of one training."""
+
+
+def _until_asked_to_stop() -> threading.Event:
+    """Return what SIGTERM sets."""
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    return asked
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
