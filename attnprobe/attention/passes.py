@@ -229,7 +229,7 @@ def plan_pass(
         probes=torch.tensor(probes, device=device),
         edges=_edges(spans, queries),
         pads=pads,
-        first=keys.first,
+        first=queries.first,
     )
 
 

@@ -1,7 +1,7 @@
 """What a recording must know of a model before it runs: where it attends, and how to reach that."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -157,14 +157,24 @@ def _found(model: torch.nn.Module, encoder: set[torch.nn.Module]) -> dict[torch.
             for path, module in chosen.items()
             if (number := _number(path, module)) is not None
         }
-        outer = [
-            places[m] for path, m in chosen.items() if m in places and not _outer(path, chosen)
-        ]
-        if places and len(outer) == len(set(outer)):
+        if places and _tells_apart(places, chosen):
             return places
         if chosen:
             return _counted(chosen)
     return {model: (SELF, 0)}
+
+
+def _tells_apart(places: dict[torch.nn.Module, Place], chosen: dict[str, torch.nn.Module]) -> bool:
+    """Whether attention modules that lie beside each other have places of their own.
+
+    A part of an attention module shares its place; so it is enough that the outermost modules
+    differ, or the innermost.
+    """
+    numbered = {path: places[module] for path, module in chosen.items() if module in places}
+    inner = {outer for path in numbered for outer in _outer(path, numbered)}
+    outermost = [place for path, place in numbered.items() if not _outer(path, numbered)]
+    innermost = [place for path, place in numbered.items() if path not in inner]
+    return any(len(some) == len(set(some)) for some in (outermost, innermost))
 
 
 def _counted(chosen: dict[str, torch.nn.Module]) -> dict[torch.nn.Module, Place]:
@@ -176,9 +186,11 @@ def _counted(chosen: dict[str, torch.nn.Module]) -> dict[torch.nn.Module, Place]
     }
 
 
-def _outer(path: str, chosen: Iterable[str]) -> list[str]:
+def _outer(path: str, chosen: Container[str]) -> list[str]:
     """Return the paths of those that a module lies inside, the outermost first."""
-    return sorted((one for one in chosen if path.startswith(f"{one}." if one else ".")), key=len)
+    parts = path.split(".")
+    before = ["", *(".".join(parts[:n]) for n in range(1, len(parts)))] if path else []
+    return [one for one in before if one in chosen]
 
 
 def _attribute(path: str) -> str:
