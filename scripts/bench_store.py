@@ -285,7 +285,7 @@ def refused(path: Path, read: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", default="size,errors,write,decode,map,long,refuse")
     parser.add_argument("--records", type=int, default=10_000)
     options = parser.parse_args()

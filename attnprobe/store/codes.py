@@ -8,7 +8,8 @@ Small weights, of which a softmax row is full, get the finer steps. With the hal
 - u8 (255 levels): at most 4e-3, and exactly 0 for w = 0 and w = 1;
 - f32: none.
 
-A row over n keys sums to 1 within √n / levels, because Σ√w ≤ √n (Cauchy-Schwarz).
+A row over n keys sums to 1 within √n / levels + n / (4·levels²), because Σ√w ≤ √n (Cauchy-Schwarz)
+and each of its weights adds δ² at most.
 """
 
 from dataclasses import dataclass

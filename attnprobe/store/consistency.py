@@ -55,13 +55,13 @@ def check_records(shard: Columns) -> None:
     table = shard.column("/record/counts")
     if table.shape[1] < len(RAGGED):
         raise shard.fault("/record/counts lacks axes", table.shape[1])
-    for axis, counts in zip(RAGGED, table.T, strict=False):
+    for axis, entries in zip(RAGGED, table.T, strict=False):
         # None holds attributions where no method was asked for.
         length = shard.stored(axes[axis]).shape[-1] if axis in axes else 0
-        good = counts.min(initial=0) >= 0 and counts.max(initial=0) <= length
-        if not good or counts.sum() != length:
+        good = entries.min(initial=0) >= 0 and entries.max(initial=0) <= length
+        if not good or entries.sum() != length:
             raise shard.fault(f"the records' stretches of `{axis}` do not fill it")
-    counts = dict(zip(RAGGED, table.T, strict=False))
+    counts: dict[str, np.ndarray] = dict(zip(RAGGED, table.T, strict=False))
     n_tokens, n_prompt = shard.column("/record/n_tokens"), shard.column("/record/n_prompt")
     _need(shard, (n_prompt >= 1) & (n_prompt <= n_tokens), "/record/n_prompt")
     least = (counts["generated_byte"] > 0).astype(np.uint8)

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -226,7 +226,8 @@ class Shard:
     def code(self, name: str) -> Code:
         """Return the code in which a dataset is stored."""
         if name not in self._codes:
-            self._codes[name] = CODES[self.dataset(name).attrs["encoding"].decode()]
+            encoding = cast(bytes, self.dataset(name).attrs["encoding"])
+            self._codes[name] = CODES[encoding.decode()]
         return self._codes[name]
 
     def heavy(

@@ -98,7 +98,7 @@ class Window:
         per_position = 4 * math.prod(map(len, leading))
         self.ahead = max(WINDOW_BYTES // max(per_position, 1) // self.chunk, 1) * self.chunk
         self.start = self.stop = 0
-        self.data = np.empty((0,))
+        self.data = np.empty((*map(len, leading), 0), stored.dtype)
 
     def read(self, extent: slice, last: int) -> np.ndarray:
         """Return a stretch.
