@@ -2,7 +2,9 @@
 
 from attnprobe.attention.canary import check_canary
 from attnprobe.attention.certificate import Certificate
+from attnprobe.attention.edits import Edge
 from attnprobe.attention.kinds import KEEPS, KindRecording
+from attnprobe.attention.knocking import knockout
 from attnprobe.attention.recorder import record
 from attnprobe.attention.recording import Recording
 from attnprobe.attention.survey import ROUTES, Survey
@@ -11,9 +13,11 @@ __all__ = [
     "KEEPS",
     "ROUTES",
     "Certificate",
+    "Edge",
     "KindRecording",
     "Recording",
     "Survey",
     "check_canary",
+    "knockout",
     "record",
 ]

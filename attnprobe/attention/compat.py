@@ -21,6 +21,10 @@ from attnprobe.models import transformers_model
 INTERFACE_NAME = "attnprobe"
 """transformers picks kernels by substring: a name must not hold sdpa, flash or flex_attention."""
 
+INTERFACE, INTERCEPTION = "interface", "interception"
+"""How attention is reached: through transformers' attention interface, or by watching what the
+attention modules compute."""
+
 BASES = ("sdpa", "eager")
 """Implementations that a model may come with."""
 
@@ -35,6 +39,8 @@ class Switched(Protocol):
     """Every config that names an implementation."""
     places: dict[torch.nn.Module, Place]
     """Where each attention module stands."""
+    route: str
+    """How its attention is reached: `interface` or `interception`."""
 
 
 @runtime_checkable
@@ -54,7 +60,28 @@ class Observer(Protocol):
         ...
 
 
+@runtime_checkable
+class Editing(Protocol):
+    """Changes the attention of a model while it runs."""
+
+    @property
+    def survey(self) -> Switched:
+        """What is known of the model."""
+        ...
+
+    def edited_mask(
+        self, place: Place, shape: tuple[int, int, int], mask: torch.Tensor | None, causal: bool
+    ) -> torch.Tensor | None:
+        """Return the mask that a call (heads, queries, keys) gets instead of its own."""
+        ...
+
+    def edited_output(self, place: Place, output: torch.Tensor) -> torch.Tensor:
+        """Return what the model goes on with instead of an output [batch, query, head, size]."""
+        ...
+
+
 _observer: ContextVar[Observer | None] = ContextVar("attnprobe_observer", default=None)
+_editings: ContextVar[tuple[Editing, ...]] = ContextVar("attnprobe_editings", default=())
 
 
 @contextmanager
@@ -74,6 +101,41 @@ def observed(survey: Switched, observer: Observer) -> Iterator[None]:
         _observer.reset(token)
 
 
+@contextmanager
+def switched(editing: Editing) -> Iterator[None]:
+    """Let every attention call of a model pass by an editing; the model leaves as it came."""
+    _register()
+    configs = editing.survey.configs
+    before = [config._attn_implementation_internal for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation_internal = INTERFACE_NAME
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation_internal = name
+
+
+@contextmanager
+def edited_by(editing: Editing) -> Iterator[None]:
+    """Let an editing change attention inside the block, after those that are active already."""
+    token = _editings.set((*_editings.get(), editing))
+    try:
+        yield
+    finally:
+        _editings.reset(token)
+
+
+def active_editings() -> tuple[Editing, ...]:
+    """Return the editings that are active, the outermost first."""
+    return _editings.get()
+
+
+def active_observer() -> Observer | None:
+    """Return the recording that is active."""
+    return _observer.get()
+
+
 def is_recording() -> bool:
     """Whether a recording is active."""
     return _observer.get() is not None
@@ -90,8 +152,15 @@ def announced(observer: Observer) -> Iterator[None]:
 
 
 def implementation_of(config: Any) -> str:
-    """Return the attention implementation that a config names; `eager` where it names none."""
-    return str(getattr(config, "_attn_implementation", None) or "eager")
+    """Return the attention implementation that a config names; `eager` where it names none.
+
+    Of a model that is being edited, the one that it came with.
+    """
+    name = str(getattr(config, "_attn_implementation", None) or "eager")
+    if name != INTERFACE_NAME:
+        return name
+    known = (one.survey for one in _editings.get() if any(config is c for c in one.survey.configs))
+    return next((survey.base for survey in known), name)
 
 
 def interface_reaches(model: torch.nn.Module, attention: Iterable[torch.nn.Module]) -> bool:
@@ -160,18 +229,20 @@ def _register() -> None:
     AttentionMaskInterface.register(INTERFACE_NAME, _mask)
 
 
-def _active() -> Observer:
-    observer = _observer.get()
-    if observer is None:
-        raise ModelError(
-            "a model is set to attnprobe's attention outside a recording",
-            fix="reload the model, or set its attention implementation to 'sdpa'",
-        )
-    return observer
+def _active_survey() -> Switched:
+    observer, editings = _observer.get(), _editings.get()
+    if observer is not None:
+        return observer.survey
+    if editings:
+        return editings[0].survey
+    raise ModelError(
+        "a model is set to attnprobe's attention outside a recording",
+        fix="reload the model, or set its attention implementation to 'sdpa'",
+    )
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    return AttentionMaskInterface()[_active().survey.base](*args, **kwargs)
+    return AttentionMaskInterface()[_active_survey().base](*args, **kwargs)
 
 
 _HARMLESS = {
@@ -194,35 +265,48 @@ def _attention(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    observer = _active()
+    observer, survey = _observer.get(), _active_survey()
     _refuse_unknown(kwargs, module)
-    kernel = _kernel(observer.survey.base, module)
+    kernel = _kernel(survey.base, module)
+    scaling, causal = kwargs.get("scaling"), kwargs.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    place = _place_of(module, survey)
+    editings = [one for one in _editings.get() if module in one.survey.places]
+    for editing in editings:
+        shape = query.shape[1], query.shape[2], key.shape[2]
+        attention_mask = editing.edited_mask(place, shape, attention_mask, causal)
     output, weights = kernel(module, query, key, value, attention_mask, **kwargs)
-    place = observer.survey.places.get(module)
+    if observer is not None and observer.survey.route == INTERFACE:
+        quiet = {**kwargs, "dropout": 0.0}
+        call = AttentionCall(
+            kind=place[0],
+            layer=place[1],
+            query=query,
+            key=key,
+            value=value,
+            mask=attention_mask,
+            scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+            causal=causal,
+            run=lambda values: kernel(module, query, key, values, attention_mask, **quiet)[0],
+            softcap=kwargs.get("softcap"),
+            sinks=kwargs.get("s_aux"),
+            bias=kwargs.get("position_bias"),
+            fused=survey.base != "eager",
+        )
+        observer.observe(call, output)
+    for editing in editings:
+        output = editing.edited_output(place, output)
+    return output, weights
+
+
+def _place_of(module: torch.nn.Module, survey: Switched) -> Place:
+    place = survey.places.get(module)
     if place is None:
         raise ModelError(
             "an attention module without a layer number", where=type(module).__name__,
             fix="nothing was recorded",
         )  # fmt: skip
-    scaling, causal = kwargs.get("scaling"), kwargs.get("is_causal")
-    quiet = {**kwargs, "dropout": 0.0}
-    call = AttentionCall(
-        kind=place[0],
-        layer=place[1],
-        query=query,
-        key=key,
-        value=value,
-        mask=attention_mask,
-        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        causal=getattr(module, "is_causal", True) if causal is None else causal,
-        run=lambda values: kernel(module, query, key, values, attention_mask, **quiet)[0],
-        softcap=kwargs.get("softcap"),
-        sinks=kwargs.get("s_aux"),
-        bias=kwargs.get("position_bias"),
-        fused=observer.survey.base != "eager",
-    )
-    observer.observe(call, output)
-    return output, weights
+    return place
 
 
 def _refuse_unknown(kwargs: dict[str, Any], module: torch.nn.Module) -> None:

@@ -6,12 +6,10 @@ weights, and the product that follows it shows the values and the output. What a
 itself is never seen: a `TorchFunctionMode` is off while it handles a call.
 """
 
-import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from types import FunctionType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -21,6 +19,7 @@ from attnprobe.attention.calls import Place, WeighedCall
 from attnprobe.attention.carriers import Carriers
 from attnprobe.attention.compat import Observer, announced, in_backward
 from attnprobe.attention.fused import fused_call
+from attnprobe.attention.multihead import opened
 from attnprobe.attention.order import HeadOrder
 from attnprobe.attention.passes import PassPlan
 from attnprobe.attention.products import Product, read_product
@@ -171,19 +170,7 @@ class _Interceptor(TorchFunctionMode):
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
         """Run `F.multi_head_attention_forward` so that what it calls is seen as well."""
-        given = inspect.signature(func).bind(*args, **kwargs).arguments
-        if given["bias_k"] is not None or given["add_zero_attn"]:
-            raise ModelError(
-                "this attention adds a key that is no token", where=self._where(),
-                got="add_bias_kv or add_zero_attn", fix="this architecture is not supported",
-            )  # fmt: skip
-        scope = {**func.__globals__, "has_torch_function": lambda _: False}
-        inside = FunctionType(
-            func.__code__, scope, func.__name__, func.__defaults__, func.__closure__
-        )
-        inside.__kwdefaults__ = func.__kwdefaults__
-        with self:
-            return inside(*args, **kwargs)
+        return opened(self, func, args, kwargs, self._where())
 
     def _take_fused(
         self,

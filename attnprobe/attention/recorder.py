@@ -1,21 +1,20 @@
 """`record`: attention out of a running model, exact, beside the model's own fast kernel."""
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 
 from attnprobe.attention import generation
-from attnprobe.attention.calls import ENCODER, SELF
-from attnprobe.attention.compat import decoder_of, encoder_of, has_encoder, inner_model, observed
+from attnprobe.attention.announcing import announced_passes
+from attnprobe.attention.compat import observed
+from attnprobe.attention.editing import edited_first
 from attnprobe.attention.interception import intercepted
 from attnprobe.attention.kinds import KEEPS, TakeRows
 from attnprobe.attention.passes import Positions, Ranges
 from attnprobe.attention.recording import Recording
 from attnprobe.attention.survey import INTERFACE, Survey
-from attnprobe.errors import ModelError, SelectionError, nearest
+from attnprobe.errors import SelectionError, nearest
 
 
 @contextmanager
@@ -62,9 +61,7 @@ def record(
     recording = Recording(model, survey or Survey(model), keep, queries, spans, layers)
     recording.take_rows = take_rows
     with ExitStack() as stack:
-        for module, kind in _stacks(model):
-            hook = module.register_forward_pre_hook(_announce(recording, kind), with_kwargs=True)
-            stack.callback(hook.remove)
+        stack.enter_context(announced_passes(model, recording))
         sequences = stack.enter_context(generation.watched(recording.survey.inner))
         stack.callback(recording.history.release)
         stack.enter_context(_shown(recording))
@@ -73,34 +70,14 @@ def record(
     recording.finish(sequences[-1] if sequences else None)
 
 
-def _shown(recording: Recording) -> AbstractContextManager[None]:
+@contextmanager
+def _shown(recording: Recording) -> Iterator[None]:
     if recording.survey.route == INTERFACE:
-        return observed(recording.survey, recording)
-    return intercepted(recording)
-
-
-def _stacks(model: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
-    if has_encoder(model):
-        return [(encoder_of(model), ENCODER), (decoder_of(model), SELF)]
-    return [(inner_model(model), SELF)]
-
-
-def _announce(recording: Recording, kind: str) -> Callable[..., None]:
-    def before_forward(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = _by_name(module, args, kwargs)
-        inputs = [given.get("input_ids"), given.get("inputs_embeds"), *args, *kwargs.values()]
-        ids = next((one for one in inputs if isinstance(one, torch.Tensor)), None)
-        if ids is None:
-            raise ModelError("the model was called without input ids", where=recording.model)
-        recording.begin(kind, ids, given.get("attention_mask"), given.get("past_key_values"))
-
-    return before_forward
-
-
-def _by_name(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Name the arguments of a forward pass."""
-    names = list(inspect.signature(module.forward).parameters)
-    return dict(zip(names, args, strict=False)) | kwargs
+        with observed(recording.survey, recording):
+            yield
+        return
+    with intercepted(recording), edited_first():
+        yield
 
 
 def _check_keep(keep: Sequence[str], queries: Positions | None, spans: Ranges | None) -> None:

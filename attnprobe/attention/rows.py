@@ -206,14 +206,21 @@ def _scores_of(call: WeighedCall, columns: Columns) -> torch.Tensor:
 def _unmasked(
     scores: Float[torch.Tensor, "batch head query key"],
 ) -> Bool[torch.Tensor, "batch query key"]:
-    """Tell which keys a mask left visible, to any head, from the scores it was put on.
+    """Tell which keys a mask left visible, to any head, from the scores it was put on."""
+    return unmasked(scores).any(1)
+
+
+def unmasked(
+    scores: Float[torch.Tensor, "batch head query key"],
+) -> Bool[torch.Tensor, "batch head query key"]:
+    """Tell which keys a mask left visible to each head, from the scores it was put on.
 
     A visible key's weight may be exactly 0, where its score is far below the others; so the
     weights would not tell.
     """
     floor = torch.finfo(scores.dtype).min / 2
     lowest = (scores.amax(-1, keepdim=True) - MASKED_BELOW).clamp_min(floor)
-    return (scores > lowest).any(1)
+    return scores > lowest
 
 
 def pick_queries(tensor: torch.Tensor, columns: Columns) -> torch.Tensor:

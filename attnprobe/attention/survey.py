@@ -10,10 +10,9 @@ from attnprobe.attention import compat
 from attnprobe.attention.calls import CROSS, ENCODER, SELF, Place
 from attnprobe.errors import ModelError, SelectionError, nearest
 
-INTERFACE, INTERCEPTION = "interface", "interception"
+INTERFACE, INTERCEPTION = compat.INTERFACE, compat.INTERCEPTION
 ROUTES = (INTERFACE, INTERCEPTION)
-"""How attention is reached: through transformers' attention interface, or by watching what the
-attention modules compute."""
+"""How attention is reached."""
 
 _CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict)
 """Modules that hold others and are never called."""
