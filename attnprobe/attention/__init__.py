@@ -1,5 +1,6 @@
 """Attention out of a running model: what it really used, proven, at the speed of its own kernel."""
 
+from attnprobe.attention.ablating import HeadOutputs, ablate_heads, head_outputs
 from attnprobe.attention.canary import check_canary
 from attnprobe.attention.certificate import Certificate
 from attnprobe.attention.edits import Edge
@@ -14,10 +15,13 @@ __all__ = [
     "ROUTES",
     "Certificate",
     "Edge",
+    "HeadOutputs",
     "KindRecording",
     "Recording",
     "Survey",
+    "ablate_heads",
     "check_canary",
+    "head_outputs",
     "knockout",
     "record",
 ]
