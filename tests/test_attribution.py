@@ -18,7 +18,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutput
 
 from attnprobe.attribution import METHODS, Method, Prediction, attribute
-from attnprobe.attribution.prediction import TARGETS
+from attnprobe.attribution.targets import TARGETS
 from attnprobe.errors import ModelError, SelectionError
 from attnprobe.types import is_source
 from tests.tiny import make_tokenizer, tiny_llama
@@ -235,11 +235,11 @@ def test_unknown_names_are_refused_with_the_nearest():
     model = tiny_llama()
     assert refusal(SelectionError, model, [3, 4], 1, "input_x_gradients") == (
         "no attribution method of that name; got 'input_x_gradients'; "
-        "did you mean 'input_x_gradient'? there is: input_x_gradient."
+        f"did you mean 'input_x_gradient'? there is: {', '.join(sorted(METHODS))}."
     )
     assert refusal(SelectionError, model, [3, 4], 1, target="log_prob") == (
         "no attribution target of that name; got 'log_prob'; "
-        "did you mean 'logprob'? there is: logit, logprob."
+        "did you mean 'logprob'? there is: contrast, logit, logprob."
     )
     assert refusal(SelectionError, model, [3, 4], 1, points=3) == (
         "method 'input_x_gradient': the method has no such setting; got 'points'; "
@@ -299,7 +299,7 @@ def test_scores_that_are_no_numbers_are_refused():
     with torch.no_grad():
         model.get_input_embeddings().weight[7] = np.inf
     assert refusal(ModelError, model, [3, 7, 5], 1) == (
-        "method 'input_x_gradient', step 1, token 0: a score is no finite number; got nan; "
+        "method 'input_x_gradient', step 0, token 0: a score is no finite number; got nan; "
         "float16 overflows in many models; load this one in bfloat16 or float32."
     )
 

@@ -85,7 +85,7 @@ def test_unknown_names_are_refused_before_anything_else():
         ExtractSettings(attribute=("input_gradient",))
     assert str(error.value) == (
         "no attribution method of that name; got 'input_gradient'; "
-        "did you mean 'input_x_gradient'? there is: input_x_gradient."
+        f"did you mean 'input_x_gradient'? there is: {', '.join(sorted(METHODS))}."
     )
     with pytest.raises(SelectionError, match="no attribution target of that name; got 'logits'"):
         ExtractSettings(attribute=("input_x_gradient",), attribute_target="logits")

@@ -3,11 +3,12 @@
 `attribute` needs a model and token ids, nothing else. `METHODS` is the registry.
 """
 
-from attnprobe.attribution.attributing import attribute
-from attnprobe.attribution.methods import METHODS, Method, all_params, find_method, find_target
-from attnprobe.attribution.prediction import TARGETS, Prediction, Target
+from attnprobe.attribution.attributing import Focus, attribute
+from attnprobe.attribution.methods import METHODS, Method, all_params, find_method
+from attnprobe.attribution.prediction import Prediction
+from attnprobe.attribution.targets import TARGETS, Target, find_target
 
 __all__ = [
-    "METHODS", "TARGETS", "Method", "Prediction", "Target", "all_params", "attribute",
+    "METHODS", "TARGETS", "Focus", "Method", "Prediction", "Target", "all_params", "attribute",
     "find_method", "find_target",
 ]  # fmt: skip

@@ -1,20 +1,38 @@
 """One sequence and a method → scores of every token for every step."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from attnprobe.attribution.methods import all_params, find_method, find_target
-from attnprobe.attribution.prediction import (
-    Prediction,
+from attnprobe.attribution.inputs import (
     check_differentiable,
+    check_foils,
     check_input,
+    check_ranges,
     frozen,
 )
-from attnprobe.errors import AttnprobeError, ModelError
+from attnprobe.attribution.methods import Method, all_params, find_method
+from attnprobe.attribution.prediction import Prediction, with_foils
+from attnprobe.attribution.targets import find_target
+from attnprobe.errors import AttnprobeError, ModelError, SelectionError
 from attnprobe.models import free_cached_memory, is_out_of_memory
-from attnprobe.types import Attribution, is_source
+from attnprobe.types import Attribution, step_query
+
+
+@dataclass(frozen=True, slots=True)
+class Focus:
+    """What of a sequence is credited and explained, where not each token by itself."""
+
+    spans: Sequence[Any] | None = None
+    """Token ranges, each credited as a whole: `(start, stop)`, half-open, or `Span`s."""
+    target_spans: Sequence[Any] | None = None
+    """Token ranges of the target, each explained as a whole (the sum over its tokens)."""
+    foils: Any = None
+    """For `target="contrast"`: the token id that each predicted token is held against; the model's
+    most probable other token if None."""
 
 
 def attribute(
@@ -23,6 +41,7 @@ def attribute(
     n_prompt: int,
     method: str = "input_x_gradient",
     target: str = "logprob",
+    focus: Focus | None = None,
     **params: Any,
 ) -> Attribution:
     """Credit every predicted token to the tokens before it.
@@ -34,11 +53,14 @@ def attribute(
         input_ids: Prompt and target, one sequence without padding: [token] or [1, token].
         n_prompt: How many of them are the prompt.
         method: One of `METHODS`; its docstring says when it misleads.
-        target: What is credited: `logprob` (nats) or `logit` of each token of the target.
+        target: What is credited: `logprob` (nats) or `logit` of each token of the target, or
+            `contrast`, its logit minus that of a foil.
+        focus: Spans to credit, or to explain, as a whole; foils.
         params: Settings of the method.
 
     Returns:
-        Scores [step, token], NaN where a token does not come before the step's.
+        Scores [step, token], NaN where a token does not come before the step's; with a focus, a row
+        for each of its target spans, a column for each of its spans.
 
     Raises:
         SelectionError: If there is no such method, target or setting, or no target in the ids.
@@ -48,13 +70,13 @@ def attribute(
     ids = check_input(model, input_ids, n_prompt)
     if known.needs_gradient:
         check_differentiable(model, method)
-    prediction = Prediction(
-        model, ids, n_prompt, find_target(target), {name: what[name] for name in known.params}
-    )
+    own = {name: what[name] for name in known.params}
+    prediction = Prediction(model, ids, n_prompt, find_target(target), own)
+    prediction = _focused(prediction, focus or Focus(), target)
     where = f"method '{method}'"
     try:
         with frozen(model), torch.inference_mode(False), torch.enable_grad():
-            found = known.run(prediction)
+            scores, delta = _run(known, with_foils(prediction), where)
     except AttnprobeError:
         raise
     except RuntimeError as error:
@@ -65,35 +87,71 @@ def attribute(
             "memory does not suffice to attribute this sequence", where=where,
             got=f"{prediction.n_tokens} tokens", fix="shorten it, or load the model in bfloat16",
         ) from error  # fmt: skip
-    scores, delta = found if isinstance(found, tuple) else (found, None)
-    shape = (prediction.n_steps, prediction.n_tokens)
-    return Attribution(
-        _checked(scores, shape, where), _checked_delta(delta, shape[:1], where), method, what
+    return Attribution(scores, delta, method, what)
+
+
+def _focused(prediction: Prediction, focus: Focus, target: str) -> Prediction:
+    n_prompt, n_tokens = prediction.n_prompt, prediction.n_tokens
+    steps = check_ranges(focus.target_spans, "target_spans", n_prompt, n_tokens)
+    foils = check_foils(prediction.model, focus.foils, prediction.n_steps)
+    if foils is not None and not prediction.target.against_foil:
+        raise SelectionError(
+            "this target takes no foils", where="foils", got=f"target '{target}'",
+            expected="target 'contrast'",
+        )  # fmt: skip
+    return replace(
+        prediction,
+        foils=foils,
+        spans=check_ranges(focus.spans, "spans", 0, n_tokens),
+        steps=steps and tuple((start - n_prompt, stop - n_prompt) for start, stop in steps),
     )
 
 
-def _checked(scores: torch.Tensor, shape: tuple[int, int], where: str) -> np.ndarray:
+def _run(method: Method, asked: Prediction, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Run a method, check what it found, and sum it over spans if it did not."""
+    prediction = asked if method.heeds_spans else asked.by_token
+    found = method.run(prediction)
+    given, off = found if isinstance(found, tuple) else (found, None)
+    scores = _checked(given, prediction, where)
+    delta = _checked_delta(off, len(prediction.rows), where)
+    if method.heeds_spans:
+        return scores, delta
+    scores = np.nan_to_num(scores)
+    scores = np.stack([scores[start:stop].sum(0) for start, stop in asked.rows])
+    scores = np.stack([scores[:, start:stop].sum(1) for start, stop in asked.columns], axis=1)
+    delta = np.stack([delta[start:stop].sum() for start, stop in asked.rows])
+    return np.where(_before(asked), scores, np.float32(np.nan)), delta
+
+
+def _before(prediction: Prediction) -> np.ndarray:
+    """Tell which columns begin before the last token that a row explains."""
+    first = np.array([start for start, _ in prediction.columns])
+    last = np.array([step_query(prediction.n_prompt, stop - 1) for _, stop in prediction.rows])
+    return first <= last[:, None]
+
+
+def _checked(scores: torch.Tensor, prediction: Prediction, where: str) -> np.ndarray:
     """Bring scores to numpy, NaN where a token is no source."""
     values = scores.detach().float().cpu().numpy()
-    _check_shape("scores", values, shape, where)
-    n_steps, n_tokens = shape
-    before = is_source(n_tokens - n_steps, n_steps)
+    before = _before(prediction)
+    _check_shape("scores", values, before.shape, where)
     bad = np.argwhere(before & ~np.isfinite(values))
     if len(bad):
-        step, token = bad[0].tolist()
+        row, column = bad[0].tolist()
         raise ModelError(
-            "a score is no finite number", where=f"{where}, step {step}, token {token}",
-            got=float(values[step, token]),
+            "a score is no finite number",
+            where=f"{where}, step {prediction.rows[row][0]}, token {prediction.columns[column][0]}",
+            got=float(values[row, column]),
             fix="float16 overflows in many models; load this one in bfloat16 or float32",
         )  # fmt: skip
     return np.where(before, values, np.float32(np.nan))
 
 
-def _checked_delta(delta: torch.Tensor | None, shape: tuple[int], where: str) -> np.ndarray:
+def _checked_delta(delta: torch.Tensor | None, n_rows: int, where: str) -> np.ndarray:
     if delta is None:
-        return np.full(shape, np.nan, np.float32)
+        return np.full(n_rows, np.nan, np.float32)
     values = delta.detach().float().cpu().numpy()
-    _check_shape("deltas", values, shape, where)
+    _check_shape("deltas", values, (n_rows,), where)
     return values
 
 

@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 
-from attnprobe.attribution.gradients import input_x_gradient
-from attnprobe.attribution.prediction import TARGETS, Prediction, Target
+from attnprobe.attribution.gradients import input_x_gradient, saliency
+from attnprobe.attribution.paths import integrated_gradients
+from attnprobe.attribution.perturbation import feature_ablation, shapley
+from attnprobe.attribution.prediction import Prediction
+from attnprobe.attribution.targets import find_target
 from attnprobe.errors import SelectionError, nearest
 
 
@@ -25,9 +28,30 @@ class Method:
     """Whether it differentiates the model, which quantised weights do not allow."""
     unit: str | None = None
     """Unit of the scores; None for that of the target."""
+    heeds_spans: bool = False
+    """Whether it credits `spans` and explains `steps` of a prediction itself, each as a whole; of
+    the others, scores of tokens and steps are summed."""
+    by_span: bool = False
+    """Whether a run of records asks it for segments rather than for tokens, which would cost too
+    much; each segment's score is then spread evenly over its tokens."""
 
 
-METHODS: dict[str, Method] = {"input_x_gradient": Method(input_x_gradient)}
+METHODS: dict[str, Method] = {
+    "input_x_gradient": Method(input_x_gradient, heeds_spans=True),
+    "saliency": Method(saliency),
+    "integrated_gradients": Method(
+        integrated_gradients, heeds_spans=True,
+        params={"baseline": "mean", "points": 8, "max_points": 512, "tolerance": 0.01},
+    ),
+    "feature_ablation": Method(
+        feature_ablation, {"baseline": "mean"}, needs_gradient=False, heeds_spans=True,
+        by_span=True,
+    ),
+    "shapley": Method(
+        shapley, {"baseline": "mean", "samples": 25, "seed": 0}, needs_gradient=False,
+        heeds_spans=True, by_span=True,
+    ),
+}  # fmt: skip
 """Every method by name; a method of your own is one more entry."""
 
 
@@ -42,19 +66,6 @@ def find_method(name: str) -> Method:
             "no attribution method of that name", got=f"'{name}'", fix=nearest(name, METHODS)
         )
     return METHODS[name]
-
-
-def find_target(name: str) -> Target:
-    """Look a target up by name.
-
-    Raises:
-        SelectionError: If there is none of that name.
-    """
-    if name not in TARGETS:
-        raise SelectionError(
-            "no attribution target of that name", got=f"'{name}'", fix=nearest(name, TARGETS)
-        )
-    return TARGETS[name]
 
 
 def all_params(method: str, target: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:

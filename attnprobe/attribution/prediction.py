@@ -1,43 +1,19 @@
 """What is attributed: a model's predictions of some tokens, as numbers that have gradients."""
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 
-from attnprobe.errors import ModelError, SelectionError
-from attnprobe.models import transformers_model
+from attnprobe.attribution.targets import Target
+from attnprobe.models import forward_arguments, transformers_model
 from attnprobe.types import step_query
 
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What of a prediction is credited to the tokens before it."""
-
-    value: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """From logits [step, vocabulary] and token ids [step], a number per step."""
-    unit: str
-    """Its unit, and that of the scores."""
-
-
-def _logit(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    return logits.gather(-1, ids[:, None])[:, 0]
-
-
-def _log_prob(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    return _logit(logits.log_softmax(-1), ids)
-
-
-TARGETS: Mapping[str, Target] = {
-    "logprob": Target(_log_prob, "nat"),
-    "logit": Target(_logit, "logit"),
-}
-"""`logprob`: the log-probability of the token, so that a token which makes all others less likely
-counts too. `logit`: its logit alone, blind to what the other tokens' logits do."""
+Ranges = tuple[tuple[int, int], ...]
+"""Half-open ranges."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +33,13 @@ class Prediction:
     """What is credited."""
     params: Mapping[str, Any]
     """The method's own settings."""
+    foils: Int[torch.Tensor, " step"] | None = None
+    """Token that each step's is held against, where the target asks for one."""
+    spans: Ranges | None = None
+    """Token ranges that are credited as a whole; None for each token by itself. A method sees them
+    only if it `heeds_spans`."""
+    steps: Ranges | None = None
+    """Ranges of steps that are explained as a whole; None for each step by itself. Likewise."""
 
     @property
     def n_tokens(self) -> int:
@@ -69,9 +52,24 @@ class Prediction:
         return self.n_tokens - self.n_prompt
 
     @property
+    def rows(self) -> Ranges:
+        """The steps that each row of the scores explains: `steps`, or each by itself."""
+        return self.steps or tuple((step, step + 1) for step in range(self.n_steps))
+
+    @property
+    def columns(self) -> Ranges:
+        """The tokens that each column of the scores credits: `spans`, or each by itself."""
+        return self.spans or tuple((token, token + 1) for token in range(self.n_tokens))
+
+    @property
     def embedding(self) -> torch.nn.Module:
         """The module that turns token ids into vectors."""
         return transformers_model(self.model).get_input_embeddings()
+
+    @property
+    def by_token(self) -> "Prediction":
+        """The same with each step and each token by itself."""
+        return replace(self, spans=None, steps=None)
 
     def sources(self, step: int) -> Int[torch.Tensor, "1 source"]:
         """Return the tokens from which a step's token is predicted."""
@@ -87,7 +85,7 @@ class Prediction:
         Returns:
             What is credited, float32, with its gradient.
         """
-        return self._credited(self._logits(ids, 1), slice(step, step + 1))
+        return self.credited(self.logits(ids, 1), slice(step, step + 1))[0]
 
     def values(self) -> Float[torch.Tensor, " step"]:
         """Run the model once over everything; equals `value` of every step.
@@ -95,104 +93,80 @@ class Prediction:
         Returns:
             What is credited at each step, float32, with gradients that share one graph.
         """
-        return self._credited(self._logits(self.ids[:, :-1], self.n_steps), slice(None))
+        return self.credited(self.logits(self.ids[:, :-1], self.n_steps))[0]
 
-    def no_scores(self) -> Float[torch.Tensor, "step token"]:
+    def values_of(
+        self, embeddings: Float[torch.Tensor, "batch source size"]
+    ) -> Float[torch.Tensor, "batch step"]:
+        """Run the model over other vectors in place of the token embeddings.
+
+        Args:
+            embeddings: For all tokens but the last, which is never read.
+
+        Returns:
+            What is credited at each step, for each example.
+        """
+        ids = self.ids[:, :-1].expand(len(embeddings), -1)
+        with embedded(self.embedding, lambda _: embeddings):
+            return self.credited(self.logits(ids, self.n_steps))
+
+    def embeddings(self) -> Float[torch.Tensor, "source size"]:
+        """Return the vectors of all tokens but the last, as the model's own module makes them."""
+        with torch.no_grad():
+            return self.embedding(self.ids[:, :-1])[0].detach()
+
+    def by_row(self, values: Float[torch.Tensor, "*any step"]) -> Float[torch.Tensor, "*any row"]:
+        """Sum numbers of steps over the rows of the scores."""
+        return torch.stack([values[..., start:stop].sum(-1) for start, stop in self.rows], -1)
+
+    def no_scores(self) -> Float[torch.Tensor, "row column"]:
         """Return an array for a method to fill: float32 zeros on the CPU, a row per step.
 
         What is written at or after a step's own token does not count.
         """
-        return torch.zeros(self.n_steps, self.n_tokens)
+        return torch.zeros(len(self.rows), len(self.columns))
 
-    def _logits(
-        self, ids: Int[torch.Tensor, "1 source"], n_last: int
-    ) -> Float[torch.Tensor, "last vocabulary"]:
-        accepted = inspect.signature(transformers_model(self.model).forward).parameters
+    def logits(
+        self, ids: Int[torch.Tensor, "batch source"], n_last: int
+    ) -> Float[torch.Tensor, "batch last vocabulary"]:
+        """Run the model; return the logits of the last positions, float32."""
+        accepted = forward_arguments(transformers_model(self.model))
         options = {"logits_to_keep": n_last, "use_cache": False}
         chosen = {name: value for name, value in options.items() if name in accepted}
-        return self.model(input_ids=ids, **chosen).logits[0, -n_last:].float()
+        return self.model(input_ids=ids, **chosen).logits[:, -n_last:].float()
 
-    def _credited(
-        self, logits: Float[torch.Tensor, "step vocabulary"], steps: slice
-    ) -> Float[torch.Tensor, " step"]:
-        ids = self.ids[0, self.n_prompt :][steps]
-        return self.target.value(logits, ids.to(logits.device))
-
-
-def check_input(
-    model: torch.nn.Module, input_ids: Any, n_prompt: int
-) -> Int[torch.Tensor, "1 token"]:
-    """Check what is to be attributed and bring it to the model's device.
-
-    Raises:
-        SelectionError: If the ids are no sequence of the model's tokens, or leave no target.
-    """
-    ids = _one_sequence(input_ids)
-    n_tokens = ids.shape[1]
-    if not 1 <= n_prompt < n_tokens:
-        raise SelectionError(
-            "there is no target after the prompt, or no prompt before it", where="n_prompt",
-            got=n_prompt, expected=f"1 to {n_tokens - 1} of {n_tokens} tokens",
-        )  # fmt: skip
-    embedding = transformers_model(model).get_input_embeddings()
-    n_known = getattr(embedding, "num_embeddings", None)
-    if isinstance(n_known, int) and not 0 <= int(ids.min()) <= int(ids.max()) < n_known:
-        raise SelectionError(
-            "a token id is not in the model's vocabulary", where="input_ids",
-            got=int(ids.max()) if int(ids.min()) >= 0 else int(ids.min()),
-            expected=f"0 to {n_known - 1}",
-        )  # fmt: skip
-    device = next(model.parameters()).device
-    with torch.inference_mode(False):  # a tensor made in inference mode could have no gradients
-        return ids.detach().to(device, torch.int64, copy=True)
-
-
-def _one_sequence(input_ids: Any) -> Int[torch.Tensor, "1 token"]:
-    try:
-        ids = torch.as_tensor(input_ids)
-    except (TypeError, ValueError, RuntimeError):
-        ids, got = torch.empty(0, 0), type(input_ids).__name__
-    else:
-        got = f"{ids.dtype} of shape {tuple(ids.shape)}"
-    ids = ids[None] if ids.ndim == 1 else ids
-    if ids.ndim != 2 or len(ids) != 1 or ids.is_floating_point() or ids.dtype == torch.bool:
-        raise SelectionError(
-            "attribution takes one sequence of token ids", where="input_ids", got=got,
-            expected="whole numbers of shape [token] or [1, token]",
-        )  # fmt: skip
-    return ids
-
-
-def check_differentiable(model: torch.nn.Module, method: str) -> None:
-    """Refuse a model whose weights are stored in codes.
-
-    Raises:
-        ModelError: Naming what kind of weights was found.
-    """
-    inner = transformers_model(model)
-    kinds = {weight.dtype for weight in model.parameters()}
-    coded = sorted(str(kind) for kind in kinds if not kind.is_floating_point)
-    if coded or getattr(inner, "is_quantized", False):
-        raise ModelError(
-            "the model's weights are quantised, so its gradients are not its own",
-            where=f"method '{method}'", got=", ".join(coded) or type(inner).__name__,
-            fix="load the model unquantised, in bfloat16 if memory is short",
-        )  # fmt: skip
+    def credited(
+        self, logits: Float[torch.Tensor, "batch step vocabulary"], steps: slice = slice(None)
+    ) -> Float[torch.Tensor, "batch step"]:
+        """Read off logits what is credited."""
+        ids = self.ids[0, self.n_prompt :][steps].to(logits.device)
+        values = self.target.value(logits, ids)
+        if self.foils is None:
+            return values
+        return values - self.target.value(logits, self.foils[steps].to(logits.device))
 
 
 @contextmanager
-def frozen(model: torch.nn.Module) -> Iterator[None]:
-    """Hold a model in eval mode, its weights without gradients; it leaves as it came."""
-    weights: Sequence[torch.nn.Parameter] = list(model.parameters())
-    learned = [weight.requires_grad for weight in weights]
-    training = [module for module in model.modules() if module.training]
+def embedded(
+    embedding: torch.nn.Module, change: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[None]:
+    """Let the model go on with other vectors than its embedding module made of the tokens."""
+
+    def hook(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return change(output).to(output.dtype)
+
+    handle = embedding.register_forward_hook(hook)
     try:
-        model.eval()
-        for weight in weights:
-            weight.requires_grad_(False)
         yield
     finally:
-        for weight, was_learned in zip(weights, learned, strict=True):
-            weight.requires_grad_(was_learned)
-        for module in training:
-            module.training = True
+        handle.remove()
+
+
+def with_foils(prediction: Prediction) -> Prediction:
+    """Choose foils where the target asks for them: the most probable other token of each step."""
+    if not prediction.target.against_foil or prediction.foils is not None:
+        return prediction
+    with torch.no_grad():
+        logits = prediction.logits(prediction.ids[:, :-1], prediction.n_steps)[0]
+    gold = prediction.ids[0, prediction.n_prompt :, None].to(logits.device)
+    return replace(prediction, foils=logits.scatter(-1, gold, -torch.inf).argmax(-1))
