@@ -117,12 +117,53 @@ def test_a_segment_swallowed_by_its_neighbour_is_an_error(tokenizer):
     )
 
 
-def test_a_tokenizer_without_offsets_is_refused():
-    class Slow:
-        is_fast = False
+class InPython:
+    """A tokenizer that gives no offsets: a token for each character, those it knows."""
 
-    with pytest.raises(EncodeError, match="gives no character offsets; got Slow, expected a fast"):
-        encode(record_of(("history", "2")), Slow())
+    is_fast = False
+    all_special_ids, all_special_tokens, bos_token_id = [1], ["<eos>"], None
+
+    def __init__(self, known="0123456789. \n"):
+        self.known = ["<unk>", "<eos>", *known]
+
+    def __len__(self):
+        return len(self.known)
+
+    def tokenize(self, text):
+        return [char if char in self.known else "<unk>" for char in text]
+
+    def convert_tokens_to_ids(self, tokens):
+        if isinstance(tokens, list):
+            return [self.convert_tokens_to_ids(token) for token in tokens]
+        return self.known.index(tokens) if tokens in self.known else 0
+
+    def convert_ids_to_tokens(self, token):
+        return self.known[token]
+
+    def build_inputs_with_special_tokens(self, ids):
+        ids.append(1)
+        return ids
+
+    def decode(self, ids, **_):
+        return "".join("?" if token == 0 else self.known[token] for token in ids if token != 1)
+
+
+def test_offsets_are_found_by_decoding_where_a_tokenizer_gives_none():
+    encoding = encode(record_of(("history", "5 7"), ("last", "9.")), InPython())
+    assert "".join(encoding.texts) == "5 7\n9.\n<eos>23"
+    assert [span.role for span in encoding.spans] == [
+        "history", "template", "last", "template", "special", "answer",
+    ]  # fmt: skip
+
+
+def test_a_tokenizer_that_loses_text_is_refused_with_what_it_lost():
+    with pytest.raises(EncodeError) as caught:
+        encode(record_of(("history", "5 seven")), InPython())
+    assert str(caught.value) == (
+        "data.jsonl:7 (id 'a'): the tokens of InPython do not give back the text, so that none can "
+        "be placed in it; got '?????\\n', expected 'seven\\n'; replace characters that the "
+        "tokenizer does not know, or use a fast tokenizer (tokenizer.json)."
+    )
 
 
 def test_a_record_without_target_encodes_its_prompt_alone(tokenizer):

@@ -216,7 +216,7 @@ def test_the_canary_runs_once_per_model_settings_and_versions(loaded, tmp_path, 
 
     monkeypatch.setenv("ATTNPROBE_CACHE", str(tmp_path / "cache"))
     ran = []
-    monkeypatch.setattr(workflow, "check_canary", lambda model, keep, _: ran.append(tuple(keep)))
+    monkeypatch.setattr(workflow, "check_canary", lambda model, keep, *_: ran.append(tuple(keep)))
     extract(records(1), loaded, tmp_path / "a").close()
     extract(records(1), loaded, tmp_path / "b").close()
     assert ran == [("rows",)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from attnprobe.encode.offsets import tokens_with_offsets
 from attnprobe.encode.tokens import (
     SPECIAL,
     TEMPLATE,
@@ -37,7 +38,7 @@ def encode(
 
     Args:
         record: What to encode.
-        tokenizer: A transformers tokenizer that can return character offsets ("fast").
+        tokenizer: Of transformers. One that gives no character offsets must give back the text.
         max_tokens: The model's context length; None for no limit.
         n_ids: How many token ids the model knows; None for no limit.
         chat: Whether the prompt is said by a user and the target answered, in the tokenizer's chat
@@ -47,18 +48,13 @@ def encode(
         The encoding.
 
     Raises:
-        EncodeError: If the tokenizer has no offsets, the record is longer than the context, a
-            token is unknown to the model, a segment is left without a token of its own, or there
+        EncodeError: If tokens cannot be placed in the text, the record is longer than the context,
+            a token is unknown to the model, a segment is left without a token of its own, or there
             is no chat template that leaves the prompt as it is.
     """
     where = _where(record)
-    if not getattr(tokenizer, "is_fast", False):
-        raise EncodeError(
-            "this tokenizer gives no character offsets", where=where,
-            got=type(tokenizer).__name__, expected="a fast tokenizer (tokenizer.json)",
-        )  # fmt: skip
     wording = chat_wording(record, tokenizer) if chat else plain_wording(record)
-    tokens, n_prompt = _tokenize(wording, tokenizer)
+    tokens, n_prompt = _tokenize(wording, tokenizer, where)
     n_tokens = len(tokens.ids)
     if max_tokens is not None and n_tokens > max_tokens:
         raise EncodeError(
@@ -132,20 +128,24 @@ class _Tokens:
     text: str
 
 
-def _tokenize(wording: Wording, tokenizer: Any) -> tuple[_Tokens, int]:
+def _tokenize(wording: Wording, tokenizer: Any, where: str) -> tuple[_Tokens, int]:
     """Tokenize prompt + target in one go if the prompt's tokens stay what they are alone.
 
     Where a tokenizer would merge across the border, the target is tokenized by itself, because
     the model never sees such a merged token when it generates.
     """
-    prompt = _call(tokenizer, wording.prompt, wording.special)
+
+    def call(text: str, special: bool) -> _Tokens:
+        return _Tokens(*tokens_with_offsets(text, tokenizer, special, where), text)
+
+    prompt = call(wording.prompt, wording.special)
     n_prompt = len(prompt.ids)
     if not wording.target:
         return prompt, n_prompt
-    whole = _call(tokenizer, wording.prompt + wording.target, wording.special)
+    whole = call(wording.prompt + wording.target, wording.special)
     if whole.ids[:n_prompt] == prompt.ids and not _ends_in_special(whole, tokenizer):
         return whole, n_prompt
-    target = _call(tokenizer, wording.target, special=False)
+    target = call(wording.target, special=False)
     shift = len(wording.prompt)
     offsets = prompt.offsets + [(start + shift, stop + shift) for start, stop in target.offsets]
     return _Tokens(prompt.ids + target.ids, offsets, whole.text), n_prompt
@@ -155,12 +155,6 @@ def _ends_in_special(tokens: _Tokens, tokenizer: Any) -> bool:
     """Some tokenizers close every text with EOS; a target must not gain one by that."""
     start, stop = tokens.offsets[-1]
     return start == stop and tokens.ids[-1] in tokenizer.all_special_ids
-
-
-def _call(tokenizer: Any, text: str, special: bool) -> _Tokens:
-    out = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-    offsets = [(int(start), int(stop)) for start, stop in out["offset_mapping"]]
-    return _Tokens(list(out["input_ids"]), offsets, text)
 
 
 def _labels(

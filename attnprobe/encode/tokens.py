@@ -1,10 +1,11 @@
 """What tokens of a record and of generated text have in common: labels, spans, readable texts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from attnprobe.types import N_POSITION_SINKS, Span
+from attnprobe.encode.marks import decode, is_fast, name_of, special_texts
+from attnprobe.types import N_POSITION_SINKS, VIRTUAL_ID, Span
 
 TEMPLATE = "template"
 SPECIAL = "special"
@@ -32,8 +33,16 @@ def readable_texts(
     Returns:
         One text per token.
     """
-    texts = {token: tokenizer.decode([token]) for token in set(ids)}
-    decoded = [texts[token] for token in ids]
+    if is_fast(tokenizer):
+        texts = {token: tokenizer.decode([token]) for token in set(ids)}
+        decoded = [texts[token] for token in ids]
+    else:  # may decode a mark, or a space alone, to nothing
+        marks = special_texts(tokenizer)
+        texts = {token: marks.get(token) or decode([token], tokenizer) for token in set(ids)}
+        decoded = [
+            texts[token] or text[start:stop] or name_of(token, tokenizer)
+            for token, (start, stop) in zip(ids, offsets, strict=True)
+        ]
     shares: dict[int, list[int]] = {}
     for index, (start, stop) in enumerate(offsets):
         if REPLACEMENT in decoded[index] and stop > start:
@@ -49,9 +58,7 @@ def readable_texts(
 
 def special_ids(tokenizer: Any) -> set[int]:
     """Return the ids of tokens that are no text: BOS, EOS, chat marks and the like."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    marked = {token for token, entry in added.items() if getattr(entry, "special", False)}
-    return marked | set(tokenizer.all_special_ids)
+    return set(special_texts(tokenizer))
 
 
 def spans_of(labels: Sequence[Label], first: int = 0) -> tuple[Span, ...]:
@@ -71,10 +78,11 @@ def spans_of(labels: Sequence[Label], first: int = 0) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-def sinks_of(ids: Iterable[int], bos: int | None) -> tuple[int, ...]:
-    """Return the positions set apart as sinks: the first four, and every BOS."""
+def sinks_of(ids: Sequence[int], bos: int | None) -> tuple[int, ...]:
+    """Return the positions set apart as sinks: the first four of the text, and every BOS."""
+    first = list(ids).count(VIRTUAL_ID)
     return tuple(
         position
         for position, token in enumerate(ids)
-        if position < N_POSITION_SINKS or token == bos
+        if first <= position < first + N_POSITION_SINKS or token == bos
     )

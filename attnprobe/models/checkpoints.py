@@ -1,7 +1,8 @@
 """Weights and tokenizer of one checkpoint, whole or refused: nothing is filled in by chance."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +10,14 @@ from typing import Any, TypeVar
 import torch
 
 from attnprobe.errors import ModelError, nearest
-from attnprobe.models.compat import is_no_decoder, needs_code
+from attnprobe.models.compat import (
+    as_once,
+    is_no_decoder,
+    is_remote,
+    mend_padding,
+    needs_code,
+    runs_remote_code,
+)
 from attnprobe.models.gguf import load_gguf
 from attnprobe.models.sources import EXPECTED, KNOWN, Source
 
@@ -82,11 +90,13 @@ def load_tokenizer(source: Source, loading: Loading) -> Any:
     if source.kind != "hub" and not has_tokenizer(Path(source.path)):
         raise _tokenizer_error(source, f"none of {', '.join(VOCABULARIES)}")
     try:
-        return load()
+        tokenizer = load()
     except _LOADING_ERRORS as error:
         if source.kind == "hub" or needs_code(error) or isinstance(error, ImportError):
             raise _translated(source, error) from error
         raise _tokenizer_error(source, _reason(error)) from error
+    mend_padding(tokenizer)
+    return tokenizer
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -120,15 +130,44 @@ def n_embedded(model: Any) -> int:
 
 
 def _load_model(source: Source, loading: Loading) -> tuple[Any, dict[str, Any]]:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        source.path, dtype=loading.dtype, local_files_only=source.local_only,
-        trust_remote_code=loading.trust_remote_code, output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are named, and refused, below
-    )  # fmt: skip
+    where: dict[str, Any] = {
+        "local_files_only": source.local_only, "trust_remote_code": loading.trust_remote_code
+    }  # fmt: skip
+    config = AutoConfig.from_pretrained(source.path, **where)
+    with as_once(config, source.path, source.local_only), _blamed(config, source):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.path, config=config, dtype=loading.dtype, output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named, and refused, below
+            **where,
+        )  # fmt: skip
     model, told = loaded
+    if runs_remote_code(model):  # ChatGLM-6B's makes most layers in half precision, come what may
+        model.to(
+            model.get_input_embeddings().weight.dtype
+            if isinstance(loading.dtype, str)
+            else loading.dtype
+        )
     return model, dict(told)
+
+
+@contextmanager
+def _blamed(config: Any, source: Source) -> Iterator[None]:
+    """Say of what goes wrong in code that came with a checkpoint that it is that code."""
+    try:
+        yield
+    except _LOADING_ERRORS:
+        raise
+    except Exception as error:
+        if not is_remote(type(config)):
+            raise
+        raise ModelError(
+            "the code that comes with this model does not run here", where=source.name,
+            got=f"{type(error).__name__}: {_reason(error)}",
+            expected="code for the transformers that is installed, or for one before it",
+            fix="look for a newer revision of the model's code",
+        ) from error  # fmt: skip
 
 
 def _check_shards(folder: Path) -> None:
