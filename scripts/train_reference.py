@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("--validate-every", type=int, default=400, help="steps; 0 only at the end")
     add("--folder", type=Path, help="for checkpoints and log; .training/seed-N by default")
     add("--export", type=Path, metavar="OUT", help="write a model folder instead of training")
+    add("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of what is exported")
     return made
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     args = parser().parse_args()
     folder = args.folder or ROOT / ".training" / f"seed-{args.seed}"
     if args.export is not None:
-        export(Training.restored(folder), args.export)
+        export(Training.restored(folder), args.export, args.dtype)
         return
     settings = TrainSettings(
         seed=args.seed, tokens=int(args.tokens), decay=int(args.decay), plain_chunks=args.plain,

@@ -108,6 +108,18 @@ def test_the_demo_runs_whole_and_again(model, tmp_path):
     assert again.stdout == first.stdout
 
 
+def test_the_demo_of_the_reference_model_scores_what_it_wrote(tmp_path):
+    done = succeed("demo", "--out", tmp_path / "demo")
+    rows = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│")]
+    assert [row[1].strip() for row in rows if row[1].strip() in ("stepwise", "coarse")] == [
+        "stepwise", "coarse",
+    ]  # fmt: skip
+    assert "enrichment, answer → history: coarse − stepwise (bits)." in done.stdout
+    with open_run(tmp_path / "demo" / "run") as run:
+        assert run.settings["decode"] == "greedy"
+        assert run.encoding(run.records.index[0]).generated
+
+
 def test_maths_problems_of_some_templates_in_two_languages(tmp_path):
     data = tmp_path / "maths.jsonl"
     arguments = ["dataset", "maths", "-o", data, "--templates", "discount,age,change", "--n", 12,

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from reference import texts, tokens, wider  # noqa: E402
+from reference.card import weights_digest  # noqa: E402
 from reference.export import export  # noqa: E402
 from reference.training import Training, TrainSettings, _Workers, make_model  # noqa: E402
 
@@ -170,6 +171,29 @@ def test_a_stopped_training_goes_on_exactly_and_becomes_a_model(tmp_path):
     assert sum(p.numel() for p in loaded.model.parameters()) < 5_000_000
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "A Llama of 4.86 million parameters" in card
+    assert "Not measured yet." in card
+    assert "interim" not in card
+    assert loaded.model.dtype == torch.float32  # on a CPU
+    assert Training.restored(tmp_path / "b").model.dtype == torch.float32
+
+
+def test_results_are_shown_only_beside_the_weights_they_were_measured_with(tmp_path):
+    cut = Training(tmp_path / "run", TINY, 1)
+    cut._update(next(iter(cut._steps())))
+    cut.save()
+    cut._log(loss=1.0)
+    out = tmp_path / "out"
+    export(Training.restored(tmp_path / "run"), out, "bfloat16")
+    results = {"weights": weights_digest(out), "text": ["| measured |"]}
+    (out / "results.json").write_text(json.dumps(results))
+    export(Training.restored(tmp_path / "run"), out, "bfloat16")
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "| measured |" in card
+    assert "**This is an interim model**, a checkpoint after 0.0 of at most 0 million tokens," in card
+    assert "weights stored in bfloat16" in card
+    export(Training.restored(tmp_path / "run"), out, "float32")
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "| measured |" not in card
     assert "Not measured yet." in card
 
 

@@ -29,10 +29,10 @@ def score(
     if as_json:
         print(json.dumps(rows, ensure_ascii=False, allow_nan=False, indent=2))
         return
-    show_table([{key: row[key] for key in keys} | _shown(row) for row in rows])
+    show_table([{key: row[key] for key in keys} | shown(row) for row in rows])
 
 
-def _shown(row: dict[str, Any]) -> dict[str, str]:
+def shown(row: dict[str, Any]) -> dict[str, str]:
     """Word the columns that fit a screen; `--json` has all."""
     return {
         "n": str(row["n"]),

@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from attnprobe.contrasts import Contrast, contrast
 from attnprobe.figures import draw, save
+from attnprobe.models import REFERENCE
 from attnprobe.panels import head_panel, segment_panels
 from attnprobe.records import write_records
 from attnprobe.tasks.sequences import SequenceSettings, generate
 from attnprobe.workflows.extract import ExtractSettings, extract
+from attnprobe.workflows.score import score_run
 
 FAMILIES = (
     "arithmetic",
@@ -31,37 +34,46 @@ class Demonstration:
     """Coarse − stepwise: how much more the answer looks at the history."""
     files: tuple[Path, ...]
     """Dataset, run, contrast and figures."""
+    scores: list[dict[str, Any]]
+    """How often the model was right, by style; empty where it was shown the targets."""
 
 
 def demonstrate(
     out: str | Path,
-    model: str,
+    model: str = REFERENCE,
+    decode: str | None = None,
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Demonstration:
     """Make a dataset, capture a model over it, contrast two styles and draw the result.
 
     36 problems of six families, each in the styles `stepwise` and `coarse`. A second call
-    continues what a first one left unfinished.
+    continues what a first one left unfinished. A model that writes no answers that can be read is
+    best shown the targets.
 
     Args:
         out: Folder for everything that is written.
         model: A model name (see `load_model`).
+        decode: `greedy`: the model writes its answers; `gold`: it is shown the targets; None for
+            `greedy` with the reference model, which was trained on such problems, else `gold`.
         on_progress: Called with records done and records in all.
 
     Returns:
-        The contrast and the files.
+        The contrast, the files, and how often the model was right.
     """
     out = Path(out)
     data = out / "data.jsonl"
     settings = SequenceSettings(FAMILIES, STYLES, split="seen", n_per_family=ITEMS_PER_FAMILY)
     write_records(generate(settings), data)
-    run = extract(data, model, out / "run", ExtractSettings(), on_progress=on_progress)
-    with run:
+    decode = decode or ("greedy" if model == REFERENCE else "gold")
+    chosen = ExtractSettings(decode=decode, batch_size=36 if decode == "greedy" else None)
+    with extract(data, model, out / "run", chosen, on_progress=on_progress) as run:
+        scores = score_run(run, ("style",)) if decode == "greedy" else []
         found = contrast(run, a="coarse", b="stepwise", query="answer", key="history")
         segments = segment_panels(run, "coarse", "stepwise")
     figures = [
         save(draw(head_panel(found)), out / "heads.png"),
         save(draw(segments), out / "segments.png"),
     ]
-    return Demonstration(found, (data, out / "run", found.save(out / "contrast.csv"), *figures))
+    files = (data, out / "run", found.save(out / "contrast.csv"), *figures)
+    return Demonstration(found, files, scores)

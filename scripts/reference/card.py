@@ -1,5 +1,6 @@
 """The model card, from the facts that lie beside the weights."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,12 @@ By family, `seen`:
 {families}"""
 
 
+INTERIM = """
+
+**This is an interim model**, a checkpoint after {done:.1f} of at most {planned:.0f} million tokens,
+before the learning rate falls."""
+
+
 def model_card(folder: Path) -> str:
     """Write the card of a model folder."""
     facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -32,16 +39,31 @@ def model_card(folder: Path) -> str:
         steps=facts["steps"], per_step=settings["batch_tokens"] * settings["batches"],
         rate=settings["learning_rate"], embedding_rate=settings["embedding_rate"],
         warmup=settings["warmup"], decay=settings["decay"] / 1e6, seed=settings["seed"],
-        all_tokens=settings["tokens"], decay_tokens=settings["decay"], results=_results(folder),
+        all_tokens=settings["tokens"], decay_tokens=settings["decay"], dtype=facts["dtype"],
+        interim=_interim(facts), results=_results(folder),
     )  # fmt: skip
+
+
+def weights_digest(folder: Path) -> str:
+    """Return the SHA-256 of a model folder's weights."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def _interim(facts: dict[str, Any]) -> str:
+    """Say so where a training was not at its end."""
+    done, planned = facts["tokens"], facts["settings"]["tokens"]
+    if done >= planned:
+        return ""
+    return INTERIM.format(done=done / 1e6, planned=planned / 1e6)
 
 
 def _results(folder: Path) -> str:
     """Show the results table if there is one, and else what was measured in training."""
     file = folder / "results.json"
     if file.is_file():
-        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-        return _table(list(rows[0]), [list(row.values()) for row in rows])
+        results = json.loads(file.read_text(encoding="utf-8"))
+        if results["weights"] == weights_digest(folder):  # of these weights, not of earlier ones
+            return "\n\n".join(results["text"])
     lines = (folder / "training-log.jsonl").read_text(encoding="utf-8").splitlines()
     measured = [line for line in map(json.loads, lines) if "pass_rate" in line]
     if not measured:

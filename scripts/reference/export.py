@@ -1,5 +1,6 @@
 """From a checkpoint to `artifacts/reference-model`: weights, tokenizer, model card, log, curve."""
 
+import copy
 import importlib.metadata
 import json
 import shutil
@@ -8,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from transformers import GenerationConfig
 
@@ -24,13 +26,13 @@ COLORS = {"direct": "#4477aa", "stepwise": "#ee6677", "coarse": "#228833"}
 """Told apart with every common colour blindness (Tol's bright scheme)."""
 
 
-def export(training: Training, folder: Path) -> None:
+def export(training: Training, folder: Path, dtype: str = "float32") -> None:
     """Write the model folder beside, then put it in the place of the old one."""
     part = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    _write_model(training, part)
-    facts = _facts(training)
+    _write_model(training, part, dtype)
+    facts = _facts(training) | {"dtype": dtype}
     _write_json(part / "training.json", facts)
     lines = (training.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     log = [line for line in map(json.loads, lines) if line["step"] <= training.step]
@@ -44,8 +46,9 @@ def export(training: Training, folder: Path) -> None:
     part.rename(folder)
 
 
-def _write_model(training: Training, folder: Path) -> None:
-    model, tokenizer = training.model, training.tokenizer
+def _write_model(training: Training, folder: Path, dtype: str) -> None:
+    model = copy.deepcopy(training.model).to(getattr(torch, dtype))
+    tokenizer = training.tokenizer
     model.generation_config = GenerationConfig(
         do_sample=False, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
