@@ -12,6 +12,13 @@ from jaxtyping import Bool, Float32, Int32
 N_POSITION_SINKS = 4
 """How many first positions are set apart as sinks (Xiao et al. 2024 keep the first four)."""
 
+VIRTUAL_ID = -1
+"""Id of a virtual token: a learned key before the text that is no token and has no query of its
+own (P-Tuning v2, prefix tuning)."""
+
+PREFIX = "prefix"
+"""Role of the virtual tokens."""
+
 
 def step_query(n_prompt: int, step: int) -> int:
     """Return the query row at which the `step`-th predicted token is read.
@@ -96,6 +103,11 @@ class KeyGroup:
         return self.stop - self.start
 
 
+def n_virtual(ids: Int32[np.ndarray, " token"]) -> int:
+    """Return how many virtual tokens stand at the beginning."""
+    return int((ids == VIRTUAL_ID).cumprod().sum())
+
+
 def key_groups(spans: Sequence[Span], sinks: Sequence[int]) -> tuple[KeyGroup, ...]:
     """Cut spans at their sinks: each sink position is a group of its own.
 
@@ -127,22 +139,38 @@ class Encoding:
 
     record: Record
     ids: Int32[np.ndarray, " token"]
-    """Token ids of prompt + target, without padding."""
+    """Token ids of prompt + target, without padding; virtual tokens first, if there are any."""
     texts: tuple[str, ...]
     """Readable text of each token."""
     spans: tuple[Span, ...]
     """Partition of all tokens."""
     n_prompt: int
-    """How many tokens belong to the prompt."""
+    """How many tokens belong to the prompt, virtual ones included."""
     sinks: tuple[int, ...]
-    """Positions set apart as sinks: the first four, and every BOS."""
+    """Positions set apart as sinks: the first four of the text, and every BOS. Virtual tokens are
+    none, whatever they draw: they have a role of their own."""
     generated: str | None = None
     """What the model wrote after the prompt; None where the tokens are the record's own target."""
 
     @property
     def n_tokens(self) -> int:
-        """Length of prompt + target."""
+        """Length of prompt + target, virtual tokens included."""
         return len(self.ids)
+
+    @property
+    def n_virtual(self) -> int:
+        """How many virtual tokens come before the text."""
+        return n_virtual(self.ids)
+
+    @property
+    def queries(self) -> range:
+        """Every position that has a query: all but those of virtual tokens."""
+        return range(self.n_virtual, self.n_tokens)
+
+    @property
+    def given(self) -> Int32[np.ndarray, " given"]:
+        """The ids that the model is given: all but those of virtual tokens."""
+        return self.ids[self.n_virtual :]
 
     @property
     def n_steps(self) -> int:

@@ -20,6 +20,7 @@ from peft import (
     LoraConfig,
     MissConfig,
     OFTConfig,
+    PrefixTuningConfig,
     PromptTuningConfig,
     RandLoraConfig,
     TrainableTokensConfig,
@@ -50,6 +51,7 @@ KINDS = {
     "LOKR": LoKrConfig(r=4, **AIM),
     "MISS": MissConfig(r=2, **AIM),
     "OFT": OFTConfig(oft_block_size=4, **AIM),
+    "PREFIX_TUNING": PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
     "RANDLORA": RandLoraConfig(r=2, **AIM),
     "TRAINABLE_TOKENS": TrainableTokensConfig(
         target_modules=["embed_tokens"], token_indices=[10, 11, 12]
@@ -197,9 +199,32 @@ def test_types_that_add_tokens_are_refused_with_the_reason(tmp_path, base):
     save_adapter(tmp_path / "a", tiny_llama(), config, base)
     message = fault(tmp_path / "a")
     assert message.startswith(
-        f"{tmp_path}/a: this type of adapter is not supported: it puts learned tokens before the "
-        "text, which belong to no segment; got PROMPT_TUNING, expected one of ADALORA, C3A, "
+        f"{tmp_path}/a: this type of adapter is not supported: its learned tokens go through the "
+        "layers like a text's, with queries of their own, and belong to no segment; "
+        "got PROMPT_TUNING, expected one of ADALORA, C3A, "
     )
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"num_hidden_layers": 4}, "keys for 3 layers, expected 4"),
+        ({"n_kv_heads": 4, "head_dim": 4}, "keys of 2 heads, expected 4"),
+    ],
+)
+def test_a_prefix_is_put_on_no_base_of_another_size(tmp_path, base, config, reason):
+    save_adapter(tmp_path / "a", tiny_llama(), KINDS["PREFIX_TUNING"], base)
+    wrong = save_model(tmp_path / "wrong", **config)
+    assert fault(tmp_path / "a", base=str(wrong)) == (
+        f"{tmp_path}/a: this prefix does not fit its base; got base '{wrong}': {reason}; "
+        "name the right one with --base MODEL."
+    )
+
+
+def test_a_prefix_cannot_be_merged(tmp_path, base):
+    save_adapter(tmp_path / "a", tiny_llama(), KINDS["PREFIX_TUNING"], base)
+    message = fault(tmp_path / "a", merge_adapter=True)
+    assert "this adapter cannot be merged into its base; got PREFIX_TUNING" in message
 
 
 def rewrite(adapter, **values):

@@ -82,15 +82,30 @@ def layout_of(mask: Any, batch: int, width: int, device: torch.device) -> Layout
     return layout
 
 
+def without_virtual(mask: Any, n_virtual: int, n_queries: int) -> Any:
+    """Leave out the columns that a first pass's mask has for keys before the text, if it has any.
+
+    A model that puts its prefix there itself is given a mask of the text alone.
+    """
+    if isinstance(mask, dict):
+        return {name: without_virtual(one, n_virtual, n_queries) for name, one in mask.items()}
+    if mask is None or mask.shape[-1] < n_virtual + n_queries:
+        return mask
+    return mask[..., n_virtual:]
+
+
 def _own_columns(mask: torch.Tensor) -> torch.Tensor:
     """Read off a mask of queries and keys which columns any query sees.
 
-    A text never sees more of what follows than of what came before; if a boolean mask says so, it
-    says True for masked.
+    A token sees itself, and a text never sees more of what follows than of what came before; if a
+    boolean mask says otherwise, it says True for masked. (Where all of a text is seen by all of it,
+    as ChatGLM-6B's prompts are, only the longest text of a batch tells.)
     """
     visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    if mask.dtype == torch.bool and visible.tril(-1).sum() < visible.triu(1).sum():
-        visible = ~visible
+    if mask.dtype == torch.bool:
+        sees_itself = visible.diagonal(dim1=-2, dim2=-1).any(-1)
+        if not sees_itself.all() or visible.tril(-1).sum() < visible.triu(1).sum():
+            visible = ~visible
     return visible.flatten(1, -2).any(1)
 
 

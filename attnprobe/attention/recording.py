@@ -24,6 +24,7 @@ from attnprobe.attention.passes import (
     Ranges,
     layout_of,
     plan_pass,
+    without_virtual,
 )
 from attnprobe.attention.pieces import Pieces
 from attnprobe.attention.rows import (
@@ -35,6 +36,7 @@ from attnprobe.attention.rows import (
 )
 from attnprobe.attention.survey import INTERFACE, Survey
 from attnprobe.errors import CertificateError, ModelError, SelectionError, nearest
+from attnprobe.models.virtual import stated_virtual
 
 _SAME = 1e-5
 """Difference of weights that rounding explains, where the same rows are computed twice."""
@@ -72,6 +74,7 @@ class Recording:
         self._seen: set[tuple[str, int]] = set()
         self._thread = threading.get_ident()
         self._may_have_prefix = False
+        self._stated_virtual = stated_virtual(model)
         self.n_virtual = 0
         """Keys before all others that are no tokens (P-Tuning v2): the first columns of every row.
         Spans reach them by negative positions."""
@@ -151,6 +154,10 @@ class Recording:
             )  # fmt: skip
         batch, n_queries = ids.shape[:2]
         known = self._layouts.get(kind)
+        if known is None and kind == SELF:
+            self._expect_prefix(cache)
+        if self.n_virtual:
+            mask = without_virtual(mask, self.n_virtual, n_queries)
         past = cached_tokens(cache, self.n_virtual + (known.width if known else 0))
         past = max(0, past - self.n_virtual)
         if known is None and past:
@@ -183,6 +190,11 @@ class Recording:
             self._plans[kind].add_virtual(self.n_virtual)
         if kind == SELF and ENCODER in self._layouts:
             self._plans[CROSS] = self._plan(SELF, ENCODER, past)
+
+    def _expect_prefix(self, cache: Any) -> None:
+        """Take the keys that an adapter states for those in the cache of a first pass."""
+        stated = self._stated_virtual
+        self.n_virtual = stated if stated and cached_tokens(cache, stated) == stated else 0
 
     def _start_again(self) -> None:
         """Forget earlier passes: generating without a cache, each pass is over the whole text."""

@@ -12,6 +12,7 @@ from attnprobe.capturing.crediting import credited
 from attnprobe.capturing.decoding import Decoding, generate
 from attnprobe.capturing.padding import batches, padded
 from attnprobe.capturing.spool import Spool, n_pairs
+from attnprobe.capturing.virtual import check_virtual, refuse_attribution
 from attnprobe.errors import EncodeError, ModelError
 from attnprobe.models import LoadedModel, free_cached_memory, is_out_of_memory
 from attnprobe.types import Capture, Encoding, Masses, Rows, Sink
@@ -81,6 +82,8 @@ def capture(
         ModelError: If memory does not suffice, or the model cannot be attributed.
     """
     _check_targets(encodings, settings)
+    if settings.attribute:
+        refuse_attribution(max((encoding.n_virtual for encoding in encodings), default=0))
     survey = settings.survey(loaded.model)
     waiting: dict[int, Capture] = {}
     following = 0
@@ -172,27 +175,26 @@ def capture_batch(
     """
     inputs = padded(loaded, encodings)
     queries = [
-        range(encoding.n_tokens) if "full" in settings.keep else encoding.step_queries
+        encoding.queries if "full" in settings.keep else encoding.step_queries
         for encoding in encodings
     ]
+    before = [encoding.n_virtual for encoding in encodings]  # the recording counts from the text
     survey = survey or settings.survey(loaded.model)
     spool = _spool(loaded, encodings, settings, survey.layers)
     with record(
         loaded.model,
         sorted({"full": "rows"}.get(keep, keep) for keep in set(settings.keep)),
-        queries=queries,
-        spans=[[(group.start, group.stop) for group in e.groups] for e in encodings],
+        queries=[[q - n for q in row] for row, n in zip(queries, before, strict=True)],
+        spans=[
+            [(group.start - n, group.stop - n) for group in encoding.groups]
+            for encoding, n in zip(encodings, before, strict=True)
+        ],
         layers=settings.layers,
         survey=survey,
         take_rows=None if spool is None else spool.take,
     ) as recording:
         logits = _step_logits(loaded, inputs, encodings)
-    if recording.n_virtual:
-        raise ModelError(
-            "this model attends to virtual tokens before the text, which a run cannot hold yet",
-            where=type(loaded.model).__name__, got=f"{recording.n_virtual} of them",
-            fix="attnprobe.attention.record captures them: the first columns of every row",
-        )  # fmt: skip
+    check_virtual(recording.n_virtual, encodings)
     return [
         _one(recording, index, encoding, queries[index], logits[index], settings, spool)
         for index, encoding in enumerate(encodings)
@@ -210,10 +212,10 @@ def _spool(
         return None
     n_heads = loaded.n_heads if settings.heads is None else len(settings.heads)
     layers = settings.layers or every_layer
-    n_tokens = encodings[0].n_tokens
-    if len(layers) * n_heads * n_pairs(n_tokens) * 4 <= FULL_IN_MEMORY:
+    queries = encodings[0].queries
+    if len(layers) * n_heads * n_pairs(queries) * 4 <= FULL_IN_MEMORY:
         return None
-    return Spool(layers, settings.heads, n_heads, n_tokens)
+    return Spool(layers, settings.heads, n_heads, queries)
 
 
 def _step_logits(
@@ -251,7 +253,7 @@ def _one(
         masses = cut.stack(recording.steps, slice(len(at)), cut.groups)
         step_mass = Masses(at[is_step], masses[:, :, is_step])
     if "pooled" in settings.keep:
-        visible_queries = np.arange(encoding.n_tokens, dtype=np.int32)
+        visible_queries = np.asarray(encoding.queries, np.int32)
         visible = cut.visible_counts()
         pooled = Masses(visible_queries, cut.stack(recording.pooled, cut.tokens, cut.groups))
     targets = torch.from_numpy(encoding.ids[encoding.n_prompt :].astype(np.int64))
@@ -284,8 +286,11 @@ class _Cut:
         self.layers = sorted(recording.visible)
         self.heads = slice(None) if heads is None else list(heads)
         width = recording.batch_layout.width
-        first = int(recording.batch_layout.first[index])
-        self.tokens = slice(first, min(width, first + encoding.n_tokens))
+        first, n_virtual = int(recording.batch_layout.first[index]), recording.n_virtual
+        self.tokens = slice(first, min(width, first + len(encoding.given)))
+        self.columns = np.arange(encoding.n_tokens) + first
+        self.columns[:n_virtual] -= first
+        self.keys = self.tokens if not n_virtual else torch.from_numpy(self.columns)
         self.groups = slice(len(encoding.groups))
 
     def stack(
@@ -301,7 +306,7 @@ class _Cut:
         """Pick (row, key) pairs out of the recorded rows, in one copy."""
         first = self.recording.rows[self.layers[0]][self.index][self.heads]
         picked = np.empty((len(self.layers), len(first), len(rows)), np.float32)
-        flat = torch.from_numpy(rows * first.shape[2] + keys + self.tokens.start)
+        flat = torch.from_numpy(rows * first.shape[2] + self.columns[keys])
         for place, layer in enumerate(self.layers):
             weights = self.recording.rows[layer][self.index][self.heads].flatten(1)
             if weights.device.type == "cpu":  # straight into its place
@@ -312,7 +317,7 @@ class _Cut:
 
     def visible(self, n_rows: int) -> Bool[np.ndarray, "layer row key"]:
         """Return which keys each row sees; layers that share a mask share the memory."""
-        return self._shared(self.recording.visible, slice(n_rows), self.tokens)
+        return self._shared(self.recording.visible, slice(n_rows), self.keys)
 
     def visible_counts(self) -> Int32[np.ndarray, "layer query group"]:
         """Return how many keys of each group every query sees."""
@@ -324,13 +329,15 @@ class _Cut:
         errors = self.recording.certificate.errors
         return np.asarray([float(errors[layer][self.index]) for layer in self.layers], np.float32)
 
-    def _shared(self, tensors: dict[int, torch.Tensor], queries: slice, last: slice) -> np.ndarray:
+    def _shared(
+        self, tensors: dict[int, torch.Tensor], queries: slice, last: slice | torch.Tensor
+    ) -> np.ndarray:
         """Fetch each distinct tensor once."""
         fetched: dict[int, np.ndarray] = {}
         for layer in self.layers:
             tensor = tensors[layer]
             if id(tensor) not in fetched:
-                fetched[id(tensor)] = tensor[self.index, queries, last].cpu().numpy()
+                fetched[id(tensor)] = tensor[self.index, queries][:, last].cpu().numpy()
         if len(fetched) == 1:
             (only,) = fetched.values()
             return np.broadcast_to(only, (len(self.layers), *only.shape))

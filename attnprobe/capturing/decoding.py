@@ -16,10 +16,12 @@ from transformers import (
 )
 
 from attnprobe.attention.compat import transformers_model
-from attnprobe.capturing.padding import batches, padded
-from attnprobe.encode import encode_generated
+from attnprobe.capturing.padding import batches, padded, padded_ids
+from attnprobe.capturing.virtual import write_after_prefix
+from attnprobe.encode import encode_generated, turn_ends
 from attnprobe.errors import EncodeError
-from attnprobe.models import LoadedModel
+from attnprobe.models import LoadedModel, runs_remote_code
+from attnprobe.models.virtual import stated_virtual
 from attnprobe.types import Encoding
 
 TOKENS_WITHOUT_TARGET = 256
@@ -59,11 +61,11 @@ def token_limit(loaded: LoadedModel, prompt: Encoding, decoding: Decoding) -> in
         limit = 2 * len(ids) + 16 if target else TOKENS_WITHOUT_TARGET
     if loaded.max_tokens is None:
         return limit
-    room = loaded.max_tokens - prompt.n_tokens
+    room = loaded.max_tokens - len(prompt.given)
     if room < 1:
         raise EncodeError(
             "the prompt fills the model's context, so that nothing can be generated",
-            where=f"record '{prompt.record.id}'", got=f"{prompt.n_tokens} tokens",
+            where=f"record '{prompt.record.id}'", got=f"{len(prompt.given)} tokens",
             expected=f"at most {loaded.max_tokens - 1}", fix="shorten the prompt",
         )  # fmt: skip
     return min(limit, room)
@@ -105,7 +107,7 @@ def _batches(
 ) -> Iterator[list[int]]:
     """Group texts that may become equally long; all must stay within the model's context."""
     for batch in batches(limits, decoding.batch_size if decoding.how == "greedy" else 1):
-        longest = max(prompts[i].n_tokens for i in batch) + max(limits[i] for i in batch)
+        longest = max(len(prompts[i].given) for i in batch) + max(limits[i] for i in batch)
         if loaded.max_tokens is None or longest <= loaded.max_tokens:
             yield batch
         else:
@@ -121,6 +123,13 @@ def _write(
     decoding: Decoding,
 ) -> list[list[int]]:
     """Generate one batch; return the new tokens of each row, padding and all."""
+    processors = LogitsProcessorList()
+    if decoding.how == "sample":
+        processors.append(_Draw(decoding, prompts[0].record.id))
+    if runs_remote_code(transformers_model(loaded.model)):
+        return _write_by_passes(loaded, prompts, limit, stops, processors)
+    if stated_virtual(loaded.model):
+        return write_after_prefix(loaded, padded(loaded, prompts), limit, stops, processors)
     inputs = padded(loaded, prompts)
     width = inputs["input_ids"].shape[1]
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
@@ -128,9 +137,6 @@ def _write(
         do_sample=False, num_beams=1, use_cache=True, max_new_tokens=limit,
         eos_token_id=list(stops) or None, pad_token_id=loaded.pad_id,
     )  # fmt: skip
-    processors = LogitsProcessorList()
-    if decoding.how == "sample":
-        processors.append(_Draw(decoding, prompts[0].record.id))
     model: Any = transformers_model(loaded.model)
     with _configured(model, config):
         out = model.generate(
@@ -138,6 +144,33 @@ def _write(
             logits_processor=processors,
         )  # fmt: skip
     return out[:, width:].tolist()
+
+
+def _write_by_passes(
+    loaded: LoadedModel,
+    prompts: Sequence[Encoding],
+    limit: int,
+    stops: Sequence[int],
+    processors: LogitsProcessorList,
+) -> list[list[int]]:
+    """Write one token after the other by passes over the whole texts, without a cache.
+
+    Code that came with a checkpoint knows the caches of the transformers it was written for, and
+    may take today's for one and go wrong without a word. A pass over the text is what is captured.
+    """
+    texts = [prompt.given.tolist() for prompt in prompts]
+    options = {"use_cache": False} if loaded.accepts("use_cache") else {}
+    going = list(range(len(texts)))
+    for _ in range(limit):
+        inputs = padded_ids(loaded, [texts[place] for place in going])
+        scores = loaded.model(**inputs, **options).logits[:, -1].float()
+        chosen = processors(inputs["input_ids"], scores).argmax(-1)  # pyright: ignore
+        for place, token in zip(going, chosen.tolist(), strict=True):
+            texts[place].append(token)
+        going = [place for place in going if texts[place][-1] not in stops]
+        if not going:
+            break
+    return [text[len(prompt.given) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 
 @contextmanager
@@ -176,14 +209,15 @@ class _Draw(LogitsProcessor):
 
 
 def _stops(loaded: LoadedModel) -> tuple[int, ...]:
-    """Collect every token that ends a text: the tokenizer's EOS, and those of the checkpoint."""
+    """Collect every token that ends a text: the tokenizer's EOS, those of the checkpoint, and the
+    marks of somebody else's turn."""
     inner = transformers_model(loaded.model)
     configs = (inner.generation_config, loaded.config)
     named = [getattr(config, "eos_token_id", None) for config in configs]
     stops: set[int] = set()
     for entry in (*named, loaded.tokenizer.eos_token_id):
         stops |= set() if entry is None else {entry} if isinstance(entry, int) else set(entry)
-    return tuple(sorted(stops))
+    return tuple(sorted(stops | turn_ends(loaded.tokenizer)))
 
 
 def _cut(ids: Sequence[int], limit: int, stops: Sequence[int]) -> list[int]:

@@ -11,9 +11,9 @@ from attnprobe.errors import CertificateError
 from attnprobe.types import Rows
 
 
-def n_pairs(n_tokens: int) -> int:
-    """Return how many (query, key) pairs a causal square has."""
-    return n_tokens * (n_tokens + 1) // 2
+def n_pairs(queries: range) -> int:
+    """Return how many (query, key) pairs causal rows have: each sees the keys up to itself."""
+    return (queries.stop * (queries.stop + 1) - queries.start * (queries.start + 1)) // 2
 
 
 class Spool:
@@ -23,12 +23,12 @@ class Spool:
     """
 
     def __init__(
-        self, layers: Sequence[int], heads: Sequence[int] | None, n_heads: int, n_tokens: int
+        self, layers: Sequence[int], heads: Sequence[int] | None, n_heads: int, queries: range
     ) -> None:
         self._places = {layer: place for place, layer in enumerate(layers)}
         self._heads = slice(None) if heads is None else list(heads)
-        self._n_tokens = n_tokens
-        shape = len(layers), n_heads, n_pairs(n_tokens)
+        self._queries = queries
+        shape = len(layers), n_heads, n_pairs(queries)
         with tempfile.TemporaryFile() as file:  # the mapping outlives the closed file
             self._weights = np.memmap(file, np.float32, "w+", shape=shape)
 
@@ -38,7 +38,7 @@ class Spool:
         Raises:
             CertificateError: If a row reaches beyond its own position.
         """
-        rows = first + np.arange(block.shape[1])
+        rows = self._queries.start + first + np.arange(block.shape[1])
         inside = np.arange(block.shape[2]) <= rows[:, None]
         weights = block[self._heads].cpu().numpy()
         if weights[:, ~inside].any():
@@ -46,10 +46,11 @@ class Spool:
                 "a query sees keys after it, and the record is too long for memory",
                 where=f"layer {layer}", fix="keep 'rows' or 'pooled' of such a model",
             )  # fmt: skip
-        stretch = slice(n_pairs(first), n_pairs(first + len(rows)))
+        begin = self._queries.start
+        stretch = slice(n_pairs(range(begin, rows[0])), n_pairs(range(begin, rows[-1] + 1)))
         self._weights[self._places[layer], :, stretch] = weights[:, inside]
 
     def rows(self) -> Rows:
         """Return the rows of every query, over the keys up to itself."""
-        queries = np.arange(self._n_tokens, dtype=np.int32)
+        queries = np.asarray(self._queries, np.int32)
         return Rows(queries, np.zeros_like(queries), queries + 1, self._weights)

@@ -6,10 +6,12 @@ reads out of them.
 """
 
 from attnprobe.encode.generated import encode_generated, text_with_offsets
+from attnprobe.encode.marks import framed, turn_ends
+from attnprobe.encode.prefix import with_prefix
 from attnprobe.encode.records import encode, encode_prompt
 from attnprobe.encode.tokens import SPECIAL, TEMPLATE, readable_texts
 
 __all__ = [
-    "SPECIAL", "TEMPLATE", "encode", "encode_generated", "encode_prompt", "readable_texts",
-    "text_with_offsets",
+    "SPECIAL", "TEMPLATE", "encode", "encode_generated", "encode_prompt", "framed",
+    "readable_texts", "text_with_offsets", "turn_ends", "with_prefix",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from attnprobe.encode.marks import decode
 from attnprobe.encode.tokens import (
     REPLACEMENT,
     SPECIAL,
@@ -47,7 +48,7 @@ def encode_generated(
     end = len(ids)
     while end and ids[end - 1] in special:
         end -= 1
-    text, offsets = text_with_offsets(prompt.ids.tolist(), ids[:end], tokenizer)
+    text, offsets = text_with_offsets(prompt.given.tolist(), ids[:end], tokenizer)
     offsets += [(len(text), len(text))] * (len(ids) - end)
     labels = _labels(prompt.record, text, offsets, [token in special for token in ids])
     every = np.concatenate([prompt.ids, np.asarray(ids, np.int32)])
@@ -95,16 +96,16 @@ def text_with_offsets(
 def _context(before: Sequence[int], tokenizer: Any) -> list[int]:
     """Return the last tokens of the prompt that are whole characters."""
     for count in range(1, _MAX_CONTEXT):
-        if REPLACEMENT not in _decode(before[-count:], tokenizer):
+        if REPLACEMENT not in decode(before[-count:], tokenizer):
             return list(before[-count:])
     return list(before[-1:])
 
 
 def _continuation(context: list[int], ids: list[int], tokenizer: Any) -> str:
     """Return what tokens add to the text of those before them."""
-    known, whole = _decode(context, tokenizer), _decode(context + ids, tokenizer)
+    known, whole = decode(context, tokenizer), decode(context + ids, tokenizer)
     # A byte that is no character yet can make some tokenizers give up the bytes before it, too.
-    return whole[len(known) :] if whole.startswith(known) else _decode(ids, tokenizer)
+    return whole[len(known) :] if whole.startswith(known) else decode(ids, tokenizer)
 
 
 def _shares(
@@ -125,12 +126,6 @@ def _common(one: str, other: str) -> int:
     """Return the length of the common beginning of two texts."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _decode(ids: Sequence[int], tokenizer: Any) -> str:
-    return tokenizer.decode(
-        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
 
 
 def _labels(

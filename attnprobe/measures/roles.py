@@ -5,8 +5,10 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from attnprobe.errors import SelectionError, nearest
+from attnprobe.types import PREFIX
 
 _ORDER = (
+    PREFIX,
     "special",
     "template",
     "instruction",

@@ -13,6 +13,7 @@ from attnprobe.models import compat
 from attnprobe.models.checkpoints import Loading, has_tokenizer, load_checkpoint, load_tokenizer
 from attnprobe.models.fingerprints import fingerprint, fingerprint_of
 from attnprobe.models.sources import ADAPTER_CONFIG, KNOWN, Source, find_source
+from attnprobe.models.virtual import PREFIX_TUNING, prefix_misfit
 
 RECORD = "attnprobe.json"
 """File in an adapter's folder that says which base it was trained on: `{"base": name,
@@ -20,15 +21,21 @@ RECORD = "attnprobe.json"
 
 SUPPORTED = {
     "LORA", "ADALORA", "C3A", "DELORA", "FOURIERFT", "GRALORA", "HRA", "IA3", "LN_TUNING", "LOHA",
-    "LOKR", "MISS", "OFT", "RANDLORA", "TRAINABLE_TOKENS", "VERA", "WAVEFT",
+    "LOKR", "MISS", "OFT", "RANDLORA", "TRAINABLE_TOKENS", "VERA", "WAVEFT", PREFIX_TUNING,
 }  # fmt: skip
-"""Types that change what layers compute and nothing else; each was tested."""
+"""Types that change what layers compute and nothing else, and prefixes; each was tested."""
 
+_LEARNED_TEXT = (
+    "its learned tokens go through the layers like a text's, with queries of their own, and "
+    "belong to no segment"
+)
 VIRTUAL_TOKENS = {
-    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE",
-    "ADAPTION_PROMPT",
-}  # fmt: skip
-"""Types that put learned tokens before the text."""
+    **dict.fromkeys(("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "CPT"), _LEARNED_TEXT),
+    "ADAPTION_PROMPT": "it adds attention to learned tokens beside the model's own",
+    "CARTRIDGE": "keys that were made of a text stand before the text, and only learned ones were "
+    "tested",
+}
+"""Types with learned tokens that are refused, and why."""
 
 _REFUSED_OPTIONS = {
     "alora_invocation_tokens": "it acts on some tokens only (activated LoRA)",
@@ -92,6 +99,8 @@ def load_adapter(
             "not be compared", source.name, under.name,
         )  # fmt: skip
     wrapped = _attached(source, under, model)
+    if kind == PREFIX_TUNING:
+        _check_prefix(source, under, wrapped, config.get("num_attention_heads"))
     own = fingerprint_of(compat.adapter_weights(wrapped).items())
     if merged:
         wrapped = _merged(source, wrapped, kind)
@@ -116,8 +125,7 @@ def _checked_kind(source: Source, config: dict[str, Any]) -> str:
     refused = next((why for name, why in _REFUSED_OPTIONS.items() if config.get(name)), None)
     if kind in SUPPORTED and refused is None:
         return kind
-    if kind in VIRTUAL_TOKENS:
-        refused = "it puts learned tokens before the text, which belong to no segment"
+    refused = refused or VIRTUAL_TOKENS.get(kind)
     raise ModelError(
         "this type of adapter is not supported" + (f": {refused}" if refused else ""),
         where=source.name, got=kind, expected=f"one of {', '.join(sorted(SUPPORTED))}",
@@ -206,6 +214,18 @@ def _attached(source: Source, under: Source, model: Any) -> Any:
             f"{unmatched[0]}", fix="name the right one with --base MODEL",
         )  # fmt: skip
     return wrapped
+
+
+def _check_prefix(source: Source, under: Source, wrapped: Any, n_heads: int | None) -> None:
+    try:
+        misfit = prefix_misfit(wrapped, n_heads)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        misfit = " ".join(str(error).split())[:300]
+    if misfit:
+        raise ModelError(
+            "this prefix does not fit its base", where=source.name,
+            got=f"base '{under.name}': {misfit}", fix="name the right one with --base MODEL",
+        )  # fmt: skip
 
 
 def _merged(source: Source, wrapped: Any, kind: str) -> Any:

@@ -1,5 +1,6 @@
 """Load a causal language model and its tokenizer, whatever its name stands for."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,12 @@ from attnprobe.models.devices import choose_device, choose_dtype
 from attnprobe.models.fingerprints import fingerprint
 from attnprobe.models.inner import forward_arguments, transformers_model
 from attnprobe.models.sources import Source, find_source
+from attnprobe.models.virtual import stated_virtual
+
+_N_LAYERS = "num_hidden_layers", "num_layers", "n_layer"
+_N_KV_HEADS = "num_key_value_heads", "multi_query_group_num"
+_MAX_TOKENS = "max_position_embeddings", "seq_length", "max_sequence_length"
+"""How configs call a number, ChatGLM's among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,12 @@ class LoadedModel:
     @property
     def n_layers(self) -> int:
         """Hidden layers."""
-        return int(self.config.num_hidden_layers)
+        if (number := _stated(self.config, _N_LAYERS)) is None:
+            raise ModelError(
+                "the config does not say how many layers there are", where=self.name,
+                expected=f"one of {', '.join(_N_LAYERS)}", fix="add it to config.json",
+            )  # fmt: skip
+        return number
 
     @property
     def n_heads(self) -> int:
@@ -45,9 +57,15 @@ class LoadedModel:
 
     @property
     def max_tokens(self) -> int | None:
-        """Context length; None where the config states none."""
-        value = getattr(self.config, "max_position_embeddings", None)
-        return int(value) if value else None
+        """Context length, without the keys of a prefix; None where the config states none."""
+        whole = _stated(self.config, _MAX_TOKENS)
+        return None if whole is None else whole - stated_virtual(self.model)
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Heads of keys and values per layer."""
+        shared = getattr(self.config, "multi_query_attention", True)
+        return (_stated(self.config, _N_KV_HEADS) if shared else None) or self.n_heads
 
     @property
     def n_ids(self) -> int:
@@ -82,7 +100,7 @@ class LoadedModel:
             "architecture": type(inner).__name__,
             "n_layers": self.n_layers,
             "n_heads": self.n_heads,
-            "n_kv_heads": int(getattr(self.config, "num_key_value_heads", None) or self.n_heads),
+            "n_kv_heads": self.n_kv_heads,
             "dtype": str(self.dtype).removeprefix("torch."),
             "fingerprint": fingerprint(self.model),
         }
@@ -134,6 +152,12 @@ def load_model(
     model.eval()
     model.to(where)
     return LoadedModel(model, tokenizer, name, adapter)
+
+
+def _stated(config: Any, names: Sequence[str]) -> int | None:
+    """Return a number of a config by the first of these names that it has."""
+    given = (getattr(config, name, None) for name in names)
+    return next((int(value) for value in given if value), None)
 
 
 def _refuse_adapter_options(source: Source, base: str | None, merge_adapter: bool) -> None:

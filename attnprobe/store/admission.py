@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from attnprobe.errors import StoreError
-from attnprobe.types import Capture, Masses, Rows, is_source
+from attnprobe.types import VIRTUAL_ID, Capture, Encoding, Masses, Rows, is_source
 
 
 def admit(capture: Capture, n_layers: int, n_heads: int, methods: Sequence[str] = ()) -> None:
@@ -26,7 +26,7 @@ def admit(capture: Capture, n_layers: int, n_heads: int, methods: Sequence[str] 
     _shape("log_probs", capture.log_probs, (encoding.n_steps,), where)
     _shape("predicted", capture.predicted, (encoding.n_steps,), where)
     _shape("errors", capture.errors, (n_layers,), where)
-    _queries("visible_queries", capture.visible_queries, encoding.n_tokens, where)
+    _queries("visible_queries", capture.visible_queries, encoding, where)
     n_visible = len(capture.visible_queries)
     _shape("visible", capture.visible, (n_layers, n_visible, n_groups), where)
     if not np.isfinite(capture.errors).all():
@@ -39,10 +39,10 @@ def admit(capture: Capture, n_layers: int, n_heads: int, methods: Sequence[str] 
     if capture.visible.size and capture.visible.min() < 0:
         raise StoreError("a number of visible keys is negative", where=where)
     if capture.rows is not None:
-        _rows(capture.rows, n_layers, n_heads, encoding.n_tokens, where)
+        _rows(capture.rows, n_layers, n_heads, encoding, where)
     for name, masses in (("step_mass", capture.step_mass), ("pooled", capture.pooled)):
         if masses is not None:
-            _masses(name, masses, (n_layers, n_heads, n_groups), encoding.n_tokens, where)
+            _masses(name, masses, (n_layers, n_heads, n_groups), encoding, where)
     for method in methods:
         _attribution(capture, method, where)
 
@@ -63,6 +63,7 @@ def _partition(capture: Capture, where: str) -> None:
             where=where,
             got=encoding.n_prompt,
         )
+    _virtual(encoding, where)
     if len(encoding.texts) != encoding.n_tokens:
         raise StoreError(
             "token texts are missing", where=where, got=len(encoding.texts),
@@ -70,9 +71,24 @@ def _partition(capture: Capture, where: str) -> None:
         )  # fmt: skip
 
 
-def _rows(rows: Rows, n_layers: int, n_heads: int, n_tokens: int, where: str) -> None:
-    _queries("rows.queries", rows.queries, n_tokens, where)
-    n_rows = len(rows.queries)
+def _virtual(encoding: Encoding, where: str) -> None:
+    """Virtual tokens come before the text, and a prompt is more than they are."""
+    n_virtual = encoding.n_virtual
+    if (encoding.given < 0).any():
+        raise StoreError(
+            "a token id is negative", where=where, got=int(encoding.given.min()),
+            expected=f"{VIRTUAL_ID} for virtual tokens, before all others",
+        )  # fmt: skip
+    if n_virtual >= encoding.n_prompt:
+        raise StoreError(
+            "the prompt holds virtual tokens alone", where=where, got=f"{n_virtual} of them",
+            expected=f"fewer than the {encoding.n_prompt} tokens of the prompt",
+        )  # fmt: skip
+
+
+def _rows(rows: Rows, n_layers: int, n_heads: int, encoding: Encoding, where: str) -> None:
+    _queries("rows.queries", rows.queries, encoding, where)
+    n_rows, n_tokens = len(rows.queries), encoding.n_tokens
     _shape("rows.start", rows.start, (n_rows,), where)
     _shape("rows.length", rows.length, (n_rows,), where)
     stops = rows.start.astype(np.int64) + rows.length
@@ -86,9 +102,9 @@ def _rows(rows: Rows, n_layers: int, n_heads: int, n_tokens: int, where: str) ->
 
 
 def _masses(
-    name: str, masses: Masses, expected: tuple[int, int, int], n_tokens: int, where: str
+    name: str, masses: Masses, expected: tuple[int, int, int], encoding: Encoding, where: str
 ) -> None:
-    _queries(f"{name}.queries", masses.queries, n_tokens, where)
+    _queries(f"{name}.queries", masses.queries, encoding, where)
     n_layers, n_heads, n_groups = expected
     _shape(f"{name}.mass", masses.mass, (n_layers, n_heads, len(masses.queries), n_groups), where)
 
@@ -115,12 +131,14 @@ def _attribution(capture: Capture, method: str, where: str) -> None:
         raise StoreError(f"`{name}.delta` is infinite", where=where)
 
 
-def _queries(name: str, queries: np.ndarray, n_tokens: int, where: str) -> None:
+def _queries(name: str, queries: np.ndarray, encoding: Encoding, where: str) -> None:
+    first, stop = encoding.n_virtual, encoding.n_tokens
     ascending = bool((np.diff(queries) > 0).all())
-    if len(queries) and not (ascending and queries[0] >= 0 and queries[-1] < n_tokens):
+    if len(queries) and not (ascending and queries[0] >= first and queries[-1] < stop):
         raise StoreError(
             f"`{name}` is not in order", where=where,
-            expected=f"ascending positions below {n_tokens}",
+            expected=f"ascending positions below {stop}"
+            + (f", from {first} on: virtual tokens have no queries" if first else ""),
         )  # fmt: skip
 
 

@@ -159,7 +159,7 @@ def _measured(run: "Run", masses: list[str]) -> dict[str, int]:
         sizes["step"] += encoding.n_steps
         sizes["cell"] += encoding.n_steps * n_groups
         if "pooled" in masses:
-            sizes["pooled_cell"] += encoding.n_tokens * n_groups
+            sizes["pooled_cell"] += len(encoding.queries) * n_groups
         longest["token_text"] = max(longest["token_text"], *map(_n_bytes, encoding.texts))
         longest["role"] = max(longest["role"], *(_n_bytes(s.role) for s in encoding.spans))
     names = {

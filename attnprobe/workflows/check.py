@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from attnprobe.capturing import token_limit
-from attnprobe.encode import encode, encode_prompt
+from attnprobe.attention import Survey
+from attnprobe.capturing import count_virtual, token_limit
+from attnprobe.encode import encode, encode_prompt, with_prefix
 from attnprobe.errors import RecordError, StoreError
 from attnprobe.models import LoadedModel
 from attnprobe.records import read_records
@@ -141,6 +142,8 @@ def check(
     settings = settings or ExtractSettings()
     rules = read_rules(rules) if isinstance(rules, str | Path) else rules
     loaded = load_for(model, settings)
+    reach = {"attention_module": settings.attention_module, "uncertified": settings.uncertified}
+    n_virtual = count_virtual(loaded, Survey(loaded.model, **reach))
 
     def records() -> Iterator[Record]:
         plain = read_records(data) if isinstance(data, str | Path) else iter(data)
@@ -156,8 +159,9 @@ def check(
         return token_limit(loaded, prompt, settings.decoding)
 
     survey = _Survey(rules, n_records, n_written)
-    chunks = plan(survey.watch(_encodings(records(), loaded, settings)), settings.records_per_chunk)
-    lengths = survey.lengths()
+    encodings = _encodings(records(), loaded, settings, n_virtual)
+    chunks = plan(survey.watch(encodings), settings.records_per_chunk)
+    lengths = survey.lengths(n_virtual)
     n_layers = loaded.n_layers if settings.layers is None else len(settings.layers)
     n_heads = loaded.n_heads if settings.heads is None else len(settings.heads)
     n_bytes = stored_bytes(lengths, settings, n_layers, n_heads)
@@ -222,9 +226,9 @@ class _Survey:
             self._rows.append(row)
             yield encoding
 
-    def lengths(self) -> Lengths:
+    def lengths(self, n_virtual: int = 0) -> Lengths:
         n_tokens, n_prompt, n_groups = np.array(self._rows, np.int64).T
-        return Lengths(n_tokens, n_prompt, n_groups)
+        return Lengths(n_tokens, n_prompt, n_groups, n_virtual)
 
     def _is_uncut(self, record: Record) -> bool:
         """Tell whether the prompt is one plain segment, although there are rules for it."""
@@ -234,7 +238,7 @@ class _Survey:
 
 
 def _encodings(
-    records: Iterator[Record], loaded: LoadedModel, settings: ExtractSettings
+    records: Iterator[Record], loaded: LoadedModel, settings: ExtractSettings, n_virtual: int
 ) -> Iterator[Encoding]:
     n_records = 0
     for record in records:
@@ -249,7 +253,7 @@ def _encodings(
                 fix="add 'target', or let the model write with --decode greedy",
             )  # fmt: skip
         n_records += 1
-        yield encoding
+        yield with_prefix(encoding, n_virtual)
     if n_records == 0:
         raise RecordError("no records to check", expected="at least one")
 

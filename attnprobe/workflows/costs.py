@@ -45,6 +45,8 @@ class Lengths:
     """Prompt alone."""
     n_groups: RecordLengths
     """Spans, cut at their sinks."""
+    n_virtual: int = 0
+    """Virtual tokens among those of each prompt, which have no rows of their own."""
 
     @property
     def n_steps(self) -> RecordLengths:
@@ -59,7 +61,12 @@ class Lengths:
     @property
     def n_all_keys(self) -> RecordLengths:
         """Keys over all rows."""
-        return self.n_tokens * (self.n_tokens + 1) // 2
+        return (self.n_tokens * (self.n_tokens + 1) - self.n_virtual * (self.n_virtual + 1)) // 2
+
+    @property
+    def n_queries(self) -> RecordLengths:
+        """Rows, if all are kept."""
+        return self.n_tokens - self.n_virtual
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +105,10 @@ def stored_bytes(
     if "steps" in keep:
         per_head += lengths.n_steps * lengths.n_groups * _STEP_BYTES[code]
     if "pooled" in keep:
-        per_head += lengths.n_tokens * lengths.n_groups * _POOLED_BYTES[code]
+        per_head += lengths.n_queries * lengths.n_groups * _POOLED_BYTES[code]
     attributed = lengths.n_step_keys * _SCORE_BYTES * len(set(settings.attribute))
     every_query = "full" in keep or "pooled" in keep
-    n_queries = lengths.n_tokens if every_query else lengths.n_steps
+    n_queries = lengths.n_queries if every_query else lengths.n_steps
     visible = n_queries * lengths.n_groups * _VISIBLE_BYTES
     return (
         n_layers * (n_heads * per_head + visible)

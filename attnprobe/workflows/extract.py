@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from attnprobe.attention import Survey, check_canary
+from attnprobe.attention.canary import LENGTHS
 from attnprobe.attribution import all_params
 from attnprobe.capturing import (
     KEEPS,
     CaptureSettings,
     Decoding,
+    can_pad,
     capture,
+    count_virtual,
     overlapping,
+    padded_ids,
+    refuse_attribution,
     token_limit,
 )
-from attnprobe.encode import encode, encode_prompt
+from attnprobe.encode import encode, encode_prompt, framed, with_prefix
 from attnprobe.errors import RecordError, SelectionError, nearest
 from attnprobe.models import LoadedModel, cache_folder, free_memory, load_model
 from attnprobe.records import read_records
@@ -206,12 +211,15 @@ def extract(
     settings = settings or ExtractSettings()
     next(_records(data, None), None)  # a bad dataset is told of before a model is loaded
     loaded = load_for(model, settings)
-    encoded = functools.partial(_encoded, loaded, settings)
+    reach = {"attention_module": settings.attention_module, "uncertified": settings.uncertified}
+    survey = Survey(loaded.model, **reach)
+    n_virtual = count_virtual(loaded, survey)
+    if settings.attribute:
+        refuse_attribution(n_virtual)
+    encoded = functools.partial(_encoded, loaded, settings, n_virtual)
     work = functools.partial(_work, loaded, settings.decoding)
     longest = _Longest(work)
     chunks = plan(map(encoded, _some(_records(data, rules))), settings.records_per_chunk, longest)
-    reach = {"attention_module": settings.attention_module, "uncertified": settings.uncertified}
-    survey = Survey(loaded.model, **reach)
     capture_settings = CaptureSettings(
         keep=settings.keep,
         layers=chosen_numbers(settings.layers, survey.layers, "layers"),
@@ -224,7 +232,7 @@ def extract(
     )
     writer = RunWriter.open(
         out,
-        settings=described_settings(settings, capture_settings, loaded),
+        settings=described_settings(settings, capture_settings, loaded, n_virtual),
         model=loaded.identity(),
         layers=capture_settings.layers or (),
         heads=capture_settings.heads or (),
@@ -302,7 +310,9 @@ def load_for(model: str | LoadedModel, settings: ExtractSettings) -> LoadedModel
     )  # fmt: skip
 
 
-def _encoded(loaded: LoadedModel, settings: ExtractSettings, record: Record) -> Encoding:
+def _encoded(
+    loaded: LoadedModel, settings: ExtractSettings, n_virtual: int, record: Record
+) -> Encoding:
     """Encode what the model is given: prompt and target, or the prompt alone."""
     whole = settings.decode == "gold"
     encoding = (encode if whole else encode_prompt)(
@@ -315,7 +325,7 @@ def _encoded(loaded: LoadedModel, settings: ExtractSettings, record: Record) -> 
             where=f"{record.where or 'record'} (id '{record.id}')",
             fix="add 'target', or let the model write with --decode greedy",
         )  # fmt: skip
-    return encoding
+    return with_prefix(encoding, n_virtual)
 
 
 def _work(loaded: LoadedModel, decoding: Decoding | None, encoding: Encoding) -> int:
@@ -348,6 +358,8 @@ def _batch_size(loaded: LoadedModel, longest: int, out: Path) -> int:
         if isinstance(begun, int) and begun > 0:
             return begun
     free = free_memory(loaded.device)
+    if not can_pad(loaded):
+        return 1
     if free is None:
         return 1 if loaded.device.type == "cpu" else OTHERWISE_AT_ONCE
     config = loaded.config
@@ -392,7 +404,11 @@ def check_canary_once(loaded: LoadedModel, keep: list[str], survey: Survey | Non
     note = cache_folder() / "canaries" / f"{name}.json"
     if note.is_file():
         return
-    check_canary(loaded.model, keep, survey)
+    check_canary(
+        loaded.model, keep, survey, functools.partial(padded_ids, loaded),
+        functools.partial(framed, tokenizer=loaded.tokenizer),
+        LENGTHS if can_pad(loaded) else LENGTHS[:1],
+    )  # fmt: skip
     with contextlib.suppress(OSError):  # without a note, the next run checks again
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(known, sort_keys=True, indent=1), encoding="utf-8")
@@ -408,7 +424,10 @@ def as_recorded(keep: Sequence[str]) -> list[str]:
 
 
 def described_settings(
-    settings: ExtractSettings, capture_settings: CaptureSettings, loaded: LoadedModel
+    settings: ExtractSettings,
+    capture_settings: CaptureSettings,
+    loaded: LoadedModel,
+    n_virtual: int = 0,
 ) -> dict[str, Any]:
     """Write down what a second call must share to continue the run."""
     described: dict[str, Any] = {
@@ -425,6 +444,8 @@ def described_settings(
         described["attention_module"] = settings.attention_module
     if settings.uncertified:
         described["uncertified"] = True
+    if n_virtual:
+        described["virtual_tokens"] = n_virtual
     if methods := capture_settings.attribute:
         target = capture_settings.attribute_target
         described["attribute"] = list(methods)

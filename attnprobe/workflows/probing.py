@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from attnprobe.attention import Survey
-from attnprobe.capturing import CaptureSettings, capture
-from attnprobe.encode import encode
+from attnprobe.capturing import CaptureSettings, capture, count_virtual
+from attnprobe.encode import encode, with_prefix
 from attnprobe.errors import EncodeError, ModelError, RecordError, StoreError
 from attnprobe.models import LoadedModel, load_model
 from attnprobe.store import PlannedRecord, Run
@@ -74,18 +74,21 @@ def probe(
         layers=_listed(layers), heads=_listed(heads), encoding="f32", batch_size=1,
     )  # fmt: skip
     loaded = _loaded(model, tokenizer)
-    encodings = [_encoded(record, loaded) for record in records]
     with _evaluating(loaded.model):
+        survey = Survey(loaded.model)
+        n_virtual = count_virtual(loaded, survey)
+        encodings = [with_prefix(_encoded(record, loaded), n_virtual) for record in records]
         chosen = CaptureSettings(
             keep=settings.keep,
-            layers=chosen_numbers(settings.layers, Survey(loaded.model).layers, "layers"),
+            layers=chosen_numbers(settings.layers, survey.layers, "layers"),
             heads=chosen_numbers(settings.heads, range(loaded.n_heads), "heads"),
         )
         _check_size(encodings, chosen)
         check_canary_once(loaded, as_recorded(settings.keep))
         with in_memory(
-            described_settings(settings, chosen, loaded), loaded.identity(), chosen.layers or (),
-            chosen.heads or (), [PlannedRecord.of(encoding) for encoding in encodings],
+            described_settings(settings, chosen, loaded, n_virtual), loaded.identity(),
+            chosen.layers or (), chosen.heads or (),
+            [PlannedRecord.of(encoding) for encoding in encodings],
         ) as writer:  # fmt: skip
             capture(loaded, encodings, chosen, writer.sink)
     return writer.run()
