@@ -2,6 +2,7 @@
 
 from attnprobe.cli import (  # noqa: F401  (each adds its commands)
     analysis,
+    causes,
     check,
     data,
     demo,

@@ -63,7 +63,7 @@ def contrast(
 
     with open_run(run) as opened:
         result = compare_styles(
-            opened, a=a, b=b, measure=measure, query=query, key=key, by=_checked_by(by), rng=seed
+            opened, a=a, b=b, measure=measure, query=query, key=key, by=checked_by(by), rng=seed
         )
     if out is not None:
         say(f"wrote {result.save(out)}")
@@ -100,7 +100,7 @@ def heads(
 
     with open_run(run) as opened:
         result = compare_styles(
-            opened, a=a, b=b, measure=measure, query=query, key=key, by=_checked_by(by), rng=seed
+            opened, a=a, b=b, measure=measure, query=query, key=key, by=checked_by(by), rng=seed
         )
     say(f"wrote {save(draw(head_panel(result), look, width_mm), out)}")
 
@@ -213,7 +213,8 @@ def _chosen_records(
     return (str(record),)
 
 
-def _checked_by(by: str) -> Literal["task", "item"]:
+def checked_by(by: str) -> Literal["task", "item"]:
+    """Check the unit of inference that was asked for."""
     from attnprobe.errors import SelectionError
 
     if by == "task" or by == "item":

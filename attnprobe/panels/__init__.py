@@ -2,6 +2,7 @@
 
 from attnprobe.panels.attributions import AttributionPanel, attribution_panel
 from attnprobe.panels.bars import BarPanel
+from attnprobe.panels.changes import change_panels
 from attnprobe.panels.heads import head_panel
 from attnprobe.panels.items import item_records
 from attnprobe.panels.maps import MapPanel, map_panels
@@ -11,6 +12,6 @@ from attnprobe.panels.tokens import TokenAxis, TokenLabel, token_axis
 
 __all__ = [
     "AttributionPanel", "BarPanel", "MapPanel", "Panel", "TokenAxis", "TokenLabel",
-    "attribution_panel", "head_panel", "item_records",
+    "attribution_panel", "change_panels", "head_panel", "item_records",
     "limits_around_zero", "limits_from_zero", "map_panels", "segment_panels", "token_axis",
 ]  # fmt: skip

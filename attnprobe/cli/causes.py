@@ -1,0 +1,128 @@
+"""`attnprobe knockout` and `attnprobe plot knockout`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attnprobe.cli.analysis import By, FigureOut, LookName, Seed, Width, checked_by, plot
+from attnprobe.cli.app import app, names, numbers, progress_bar, say, show_table
+from attnprobe.cli.models import TrustRemoteCode
+from attnprobe.cli.runs import RunFolder, quiet_libraries
+
+OtherModel = Annotated[
+    str | None,
+    typer.Option("-m", "--model", help="The run's model, if it is not found by its name there."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Records = Annotated[int | None, typer.Option(help="At most so many records of each style.")]
+BatchSize = Annotated[int, typer.Option(help="Variants of a record that share a forward pass.")]
+TableOut = Annotated[
+    Path | None, typer.Option("-o", "--out", help="Write the table to .csv, or all to .json.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
+
+
+@app.command()
+def knockout(
+    run: RunFolder,
+    query: Annotated[
+        str, typer.Option("--from", help="Role of the predicted tokens that shall not look.")
+    ] = "answer",
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            help="Roles not to look at, each alone; history, or with --sweep all of prompts.",
+        ),
+    ] = None,
+    layers: Annotated[str | None, typer.Option(help="Such as 8-15; all by default.")] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Windows of layers, one after another.")
+    ] = False,
+    window: Annotated[int, typer.Option(help="Of --sweep: layers in a window.")] = 4,
+    stride: Annotated[
+        int | None, typer.Option(help="Of --sweep: layers between windows; its width by default.")
+    ] = None,
+    outcome: Annotated[
+        str | None, typer.Option("--on", help="Role whose log-probability counts; as --from.")
+    ] = None,
+    written: Annotated[
+        bool, typer.Option("--written", help="Let the model write as well, for the pass rate.")
+    ] = False,
+    records: Records = None,
+    batch_size: BatchSize = 8,
+    by: By = "task",
+    seed: Seed = 0,
+    model: OtherModel = None,
+    device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    out: TableOut = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cut attention from one role to another, and see predictions change."""
+    from attnprobe.store import open_run
+    from attnprobe.workflows.knockout import (
+        KnockoutSettings,
+        chosen_records,
+        default_keys,
+        knockout_changes,
+    )
+
+    quiet_libraries()
+    with open_run(run) as opened, progress_bar(f"knockout {run.name}") as progress:
+        asked = names(keys) if keys is not None else ("history",)
+        if keys is None and sweep:
+            asked = default_keys(opened, chosen_records(opened, records))
+        settings = KnockoutSettings(
+            query=query, keys=asked or (), layers=numbers(layers, "--layers"),
+            window=window if sweep else None, stride=stride, outcome=outcome, written=written,
+            records=records, batch_size=batch_size, by=checked_by(by), seed=seed,
+        )  # fmt: skip
+        found = knockout_changes(
+            opened, settings, model, device=device, trust_remote_code=trust_remote_code,
+            on_progress=progress,
+        )  # fmt: skip
+    if out is not None:
+        say(f"wrote {found.save(out)}")
+    if as_json:
+        print(found.to_json())
+        return
+    show_table([_shown(row) for row in found.to_table()], title=found.title)
+
+
+@plot.command("knockout")
+def plot_knockout(
+    changes: Annotated[
+        Path, typer.Argument(help="What `knockout … -o changes.json` wrote.", metavar="CHANGES")
+    ],
+    out: FigureOut,
+    outcome: Annotated[str, typer.Option(help="log_prob or passed.")] = "log_prob",
+    look: LookName = "paper",
+    width_mm: Width = None,
+) -> None:
+    """Windows of layers by spans: what changes when attention is cut."""
+    from attnprobe.contrasts import read_changes
+    from attnprobe.figures import draw, save
+    from attnprobe.panels import change_panels
+
+    panels = change_panels(read_changes(changes), outcome)
+    say(f"wrote {save(draw(panels, look, width_mm), out)}")
+
+
+def _shown(row: dict[str, Any]) -> dict[str, str]:
+    """Word a row for a screen."""
+    return {
+        "style": row["style"],
+        "layers": row["layers"],
+        "keys": row["keys"],
+        "outcome": row["outcome"].replace("_", " "),
+        "before": _number(row["before"]),
+        "change": f"{_number(row['estimate'])} ({_number(row['low'])} to {_number(row['high'])})",
+        "p adjusted": _number(row["p_adjusted"]),
+        "records": str(row["n_items"]),
+    }
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}".replace("-", "−")

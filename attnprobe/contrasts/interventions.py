@@ -1,0 +1,235 @@
+"""What an intervention changes: the same records with and without it, with intervals."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from attnprobe.contrasts.comparing import compare
+from attnprobe.errors import ContrastError
+
+OUTCOMES = {"log_prob": "nat", "passed": "share"}
+"""What an intervention can change, and its unit."""
+COLUMNS = ("estimate", "low", "high", "p_adjusted", "n_items", "n_tasks", "before")
+"""What is told of each change."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcomes:
+    """Outcomes of records without and with each of several interventions."""
+
+    before: Float[np.ndarray, " record"]
+    """Without; NaN where a record has none."""
+    after: Float[np.ndarray, "record window span"]
+    """With each; NaN where a record does not have it."""
+    tasks: tuple[str, ...]
+    """Task of each record."""
+    styles: tuple[str, ...]
+    """Style of each record."""
+    windows: tuple[str, ...]
+    """A label per window of layers."""
+    spans: tuple[str, ...]
+    """A label per span."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Changes:
+    """The change of outcomes under interventions, paired by record, for each style."""
+
+    effects: Mapping[str, xr.Dataset]
+    """By outcome: over (style, window, span), `estimate`, `low`, `high`, `p_adjusted`, `before`,
+    `n_items`, `n_tasks`."""
+    title: str
+    """What was done."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Everything that was asked for."""
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Styles that were changed."""
+        return tuple(str(style) for style in self.effects["log_prob"]["style"].values)
+
+    def to_table(self) -> list[dict[str, Any]]:
+        """List a row per style, window, span and outcome; None where there is no value."""
+        rows: list[dict[str, Any]] = [
+            {
+                "style": str(style),
+                "layers": str(window),
+                "keys": str(span),
+                "outcome": outcome,
+                **{
+                    name: _plain(values.sel(style=style, window=window, span=span)[name].item())
+                    for name in COLUMNS
+                },
+            }
+            for outcome, values in self.effects.items()
+            for style in values["style"].values
+            for window in values["window"].values
+            for span in values["span"].values
+        ]
+        return rows
+
+    def to_json(self) -> str:
+        """Return everything as one JSON object."""
+        facts = {"title": self.title, "settings": dict(self.settings), "changes": self.to_table()}
+        return json.dumps(facts, ensure_ascii=False, allow_nan=False, indent=1)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the table to .csv, or everything to .json.
+
+        Raises:
+            ContrastError: If the name ends otherwise.
+        """
+        path = Path(path)
+        if path.suffix not in (".csv", ".json"):
+            raise ContrastError(
+                "a table is not written to this kind of file", where=str(path),
+                got=f"suffix '{path.suffix}'", expected=".csv or .json",
+            )  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".json":
+            path.write_text(self.to_json() + "\n", encoding="utf-8")
+            return path
+        rows = self.to_table()
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
+
+
+def changes(
+    outcomes: Mapping[str, Outcomes],
+    title: str,
+    *,
+    by: Literal["task", "item"] = "task",
+    rng: int = 0,
+    n_bootstrap: int = 2000,
+    settings: Mapping[str, Any] | None = None,
+) -> Changes:
+    """Estimate what interventions change, style by style.
+
+    Each record is its own pair. As in a contrast, differences are averaged within tasks first, the
+    interval resamples tasks, and `p_adjusted` holds for all windows and spans of a style together.
+
+    Args:
+        outcomes: By name of the outcome.
+        title: What was done.
+        by: `task` for claims about new tasks (6 at least), `item` for these tasks only.
+        rng: Seed of flips and resamples.
+        n_bootstrap: Resamples of the intervals.
+        settings: What was asked for, to be kept with the result.
+
+    Returns:
+        The changes.
+
+    Raises:
+        ContrastError: If a style has too few tasks or items for the claim.
+    """
+    given = outcomes["log_prob"]
+    has_value = [not bool(np.isnan(own).all()) for own in given.after]
+    everyone = sorted(set(given.styles))
+    styles = sorted({style for style, some in zip(given.styles, has_value, strict=True) if some})
+    if not styles:
+        raise ContrastError(
+            "no record has what should be changed",
+            got=f"{len(has_value)} records of {', '.join(everyone)}",
+            fix="name a role that comes before the one that looks",
+        )  # fmt: skip
+    effects = {
+        name: xr.concat(
+            [_of_style(one, style, by, rng, n_bootstrap) for style in styles], dim="style"
+        )
+        for name, one in outcomes.items()
+    }
+    without = [style for style in everyone if style not in styles]
+    stated = {"by": by, "rng": rng, "n_bootstrap": n_bootstrap, "without": without}
+    return Changes(effects, title, {**(settings or {}), **stated})
+
+
+def _of_style(
+    given: Outcomes, style: str, by: Literal["task", "item"], rng: int, n_bootstrap: int
+) -> xr.Dataset:
+    own = np.array([one == style for one in given.styles])
+    after = given.after[own]
+    before = np.broadcast_to(given.before[own][:, None, None], after.shape)
+    tasks = [task for task, chosen in zip(given.tasks, own, strict=True) if chosen]
+    try:
+        found = compare(after, before, tasks, by=by, rng=rng, n_bootstrap=n_bootstrap)
+    except ContrastError as error:
+        raise ContrastError(
+            error.what, where=f"style '{style}'", got=error.got, expected=error.expected,
+            fix=error.fix,
+        ) from error  # fmt: skip
+    named = found.rename(layer="window", head="span").assign_coords(
+        window=list(given.windows), span=list(given.spans)
+    )
+    chosen = named[list(COLUMNS[:-1])]
+    unchanged = _task_mean(np.where(np.isnan(after), np.nan, before), tasks, by)
+    return chosen.assign(before=(("window", "span"), unchanged)).expand_dims(style=[style])
+
+
+def _task_mean(
+    values: Float[np.ndarray, "record window span"], tasks: Sequence[str], by: str
+) -> Float[np.ndarray, "window span"]:
+    """Average as the estimate does: within tasks first, where tasks are the unit."""
+    names = np.asarray(tasks)
+    groups = [values[names == name] for name in sorted(set(tasks))] if by == "task" else [values]
+    return _mean(np.stack([_mean(group) for group in groups]))
+
+
+def _mean(values: Float[np.ndarray, "unit window span"]) -> Float[np.ndarray, "window span"]:
+    present = ~np.isnan(values)
+    sums, sizes = np.where(present, values, 0).sum(axis=0), present.sum(axis=0)
+    return np.where(sizes > 0, sums / np.maximum(sizes, 1), np.nan)
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def read_changes(path: str | Path) -> Changes:
+    """Read what `Changes.save` wrote to .json.
+
+    Raises:
+        ContrastError: If the file is not there or is no such file.
+    """
+    path = Path(path)
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        table, title, settings = facts["changes"], str(facts["title"]), dict(facts["settings"])
+        return Changes({name: _as_dataset(table, name) for name in _listed(table)}, title, settings)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ContrastError(
+            "this file holds no changes", where=str(path), got=f"{type(error).__name__}: {error}",
+            expected="what `attnprobe knockout RUN … -o changes.json` writes",
+        ) from error  # fmt: skip
+
+
+def _listed(table: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = list(dict.fromkeys(str(row["outcome"]) for row in table))
+    if unknown := set(names) - set(OUTCOMES) or {"log_prob"} - set(names):
+        raise ValueError(f"outcomes {', '.join(sorted(unknown))}")
+    return names
+
+
+def _as_dataset(table: Sequence[Mapping[str, Any]], outcome: str) -> xr.Dataset:
+    rows = [row for row in table if row["outcome"] == outcome]
+    axes = {"style": "style", "window": "layers", "span": "keys"}
+    coords = {
+        dim: list(dict.fromkeys(str(row[name]) for row in rows)) for dim, name in axes.items()
+    }
+    shape = tuple(map(len, coords.values()))
+    arrays = {name: np.full(shape, np.nan) for name in COLUMNS}
+    for row in rows:
+        at = tuple(coords[dim].index(str(row[name])) for dim, name in axes.items())
+        for name, array in arrays.items():
+            array[at] = np.nan if row[name] is None else float(row[name])
+    return xr.Dataset({name: (tuple(axes), array) for name, array in arrays.items()}, coords)
