@@ -93,13 +93,13 @@ def folder_bytes(path: Path) -> int:
 
 
 def payload(path: Path) -> int:
-    """Stored bytes of a run's attention, tokens and record texts: what is no overhead."""
+    """Stored bytes of a run's attention, certificates, tokens and texts: what is no overhead."""
     n_bytes = 0
-    names = ("weights", "step_mass", "visible", "record/json", "record/generated", "token/id",
-             "token/text", "step/log_prob", "step/predicted")  # fmt: skip
+    names = ("weights", "step_mass", "visible", "record/json", "record/generated", "record/error",
+             "token/id", "token/text", "step/log_prob", "step/predicted")  # fmt: skip
     for shard in (path / "shards").glob("*.h5"):
         with h5py.File(shard) as file:
-            n_bytes += sum(file[name].id.get_storage_size() for name in names)
+            n_bytes += sum(file[name].id.get_storage_size() for name in names if name in file)
     return n_bytes
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from attnprobe.errors import StoreError
 from attnprobe.store.layout import KEEPS, MAX_NAME_BYTES
+from attnprobe.store.plan import REPEATED
 from attnprobe.types import (
     Capture,
     Encoding,
@@ -53,11 +54,11 @@ def names(capture: Capture) -> dict[str, list[bytes]]:
     """Return the fixed-length text columns of one capture."""
     record, spans = capture.encoding.record, capture.encoding.spans
     texts = {
-        "/record/id": [record.id], "/record/digest": [capture.encoding.digest],
-        "/record/item": [record.item], "/record/style": [record.style],
-        "/record/task": [record.task], "/record/split": [record.split],
+        "/record/id": [record.id],
         "/span/role": [span.role for span in spans],
     }  # fmt: skip
+    for name in REPEATED:  # the plan has them
+        _name_bytes(getattr(record, name), name, record.id)
     return {
         column: [_name_bytes(text, column, record.id) for text in entries]
         for column, entries in texts.items()
@@ -80,8 +81,7 @@ def _name_bytes(text: str, column: str, record_id: str) -> bytes:
 def values(capture: Capture, keep: tuple[str, ...], methods: tuple[str, ...] = ()) -> Values:
     """Return every other column of one capture that a run with this `keep` and `methods` stores.
 
-    Probabilities come as float32; the caller encodes them. `/token/text_start` and `/row/start`
-    are counted from the start of the record.
+    Probabilities come as float32; the caller encodes them.
     """
     encoding, where = capture.encoding, f"record '{capture.encoding.record.id}'"
     texts = [_blob(text) for text in encoding.texts]
@@ -92,7 +92,6 @@ def values(capture: Capture, keep: tuple[str, ...], methods: tuple[str, ...] = (
         "/record/generated": np.frombuffer(_blob(encoding.generated or ""), np.uint8),
         "/token/id": encoding.ids,
         "/token/text": np.frombuffer(b"".join(texts), np.uint8),
-        "/token/text_start": _starts(lengths),
         "/token/text_length": lengths,
         "/span/start": _whole([span.start for span in encoding.spans]),
         "/span/stop": _whole([span.stop for span in encoding.spans]),
@@ -135,14 +134,15 @@ def _whole(numbers: list[int]) -> np.ndarray:
     return np.array(numbers, np.int32)
 
 
-def _starts(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[:-1].astype(np.int64)
+def starts_of(lengths: np.ndarray) -> np.ndarray:
+    """Return where entries begin that stand end to end."""
+    return np.cumsum(lengths, dtype=np.int64) - lengths
 
 
 def _row_values(rows: Rows) -> Values:
     return {
         "/row/query": rows.queries, "/row/key_start": rows.start, "/row/length": rows.length,
-        "/row/start": _starts(rows.length), "/weights": rows.weights,
+        "/weights": rows.weights,
     }  # fmt: skip
 
 
@@ -174,10 +174,9 @@ def encoding_from(
 
 
 def texts_from(columns: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Rebuild the token texts of one record; text starts count from the record's first byte."""
-    blob = columns["/token/text"].tobytes()
-    starts, lengths = columns["/token/text_start"].tolist(), columns["/token/text_length"].tolist()
+    """Rebuild the token texts of one record."""
+    blob, lengths = columns["/token/text"].tobytes(), columns["/token/text_length"]
     return tuple(
         blob[start : start + length].decode("utf-8", "surrogatepass")
-        for start, length in zip(starts, lengths, strict=True)
+        for start, length in zip(starts_of(lengths).tolist(), lengths.tolist(), strict=True)
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from attnprobe.errors import FormatError
 from attnprobe.store.guard import Stored
-from attnprobe.store.layout import RAGGED, Column
+from attnprobe.store.layout import NUMBERS, RAGGED, Column
 
 
 @runtime_checkable
@@ -41,7 +41,7 @@ def check_consistency(shard: Columns) -> None:
         FormatError: Naming the first column that does not fit.
     """
     check_records(shard)
-    for axis in RAGGED:
+    for axis in {column.axis for column in shard.columns.values()}:
         check_axis(shard, axis)
 
 
@@ -55,6 +55,8 @@ def check_records(shard: Columns) -> None:
     table = shard.column("/record/counts")
     if table.shape[1] < len(RAGGED):
         raise shard.fault("/record/counts lacks axes", table.shape[1])
+    if shard.column("/record/numbers").shape[1] < len(NUMBERS):
+        raise shard.fault("/record/numbers lacks columns")
     for axis, entries in zip(RAGGED, table.T, strict=False):
         # None holds attributions where no method was asked for.
         length = shard.stored(axes[axis]).shape[-1] if axis in axes else 0
@@ -99,7 +101,7 @@ def _need(shard: Columns, good: np.ndarray, what: str) -> None:
 
 
 def _check_tokens(shard: Columns) -> None:
-    _check_end_to_end(shard, "/token/text_start", "token", "text_byte")
+    _check_end_to_end(shard, "/token/text_length", "token", "text_byte")
 
 
 def _check_spans(shard: Columns) -> None:
@@ -118,7 +120,7 @@ def _check_sinks(shard: Columns) -> None:
 
 def _check_rows(shard: Columns) -> None:
     _check_queries(shard, "/row/query", "row")
-    _check_end_to_end(shard, "/row/start", "row", "pair")
+    _check_end_to_end(shard, "/row/length", "row", "pair")
     key_start, length = shard.column("/row/key_start"), shard.column("/row/length")
     n_tokens = np.repeat(shard.column("/record/n_tokens"), _count(shard, "row"))
     good = (key_start >= 0) & (length >= 1) & (length <= n_tokens - key_start)
@@ -137,16 +139,12 @@ def _check_queries(shard: Columns, name: str, axis: str) -> None:
 
 
 def _check_end_to_end(shard: Columns, column: str, axis: str, into: str) -> None:
-    """Entries follow one another on the axis that they point into, record by record."""
-    lengths = shard.column(column.replace("start", "length")).astype(np.int64)
+    """The lengths of each record's entries make up what it has of the axis they lie on."""
+    lengths = shard.column(column).astype(np.int64)
     edges = np.concatenate([[0], np.cumsum(lengths)])
     ends = np.cumsum(_count(shard, axis))
-    if (
-        (lengths < 0).any()
-        or (shard.column(column) != edges[:-1]).any()
-        or (len(lengths) and (edges[ends] != np.cumsum(_count(shard, into))).any())
-    ):
-        raise shard.fault(f"{column} does not run on from entry to entry")
+    if (lengths < 0).any() or (edges[ends] != np.cumsum(_count(shard, into))).any():
+        raise shard.fault(f"{column} does not fill the record's stretch of `{into}`")
 
 
 def _check_below(shard: Columns, name: str, axis: str, limit: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """The table of everything a shard holds: writer, reader, checker and FORMAT.md agree on it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 FORMAT = "attnprobe run"
@@ -11,7 +11,8 @@ FORMAT_VERSION = (1, 0)
 MANIFEST = "manifest.json"
 SHARDS = "shards"
 
-PAIRS_PER_CHUNK = 16384
+PAIRS_PER_CHUNK, CELLS_PER_CHUNK = 32768, 65536
+"""Entries of a chunk of `/weights`, and of masses: every chunk costs 20 bytes of index."""
 MAX_CHUNK_BYTES = 16 * 2**20
 MAX_NAME_BYTES = 1024
 FILTERS = ((2, "shuffle"), (1, "deflate"), (3, "fletcher32"))
@@ -34,12 +35,19 @@ class Column:
     meaning: str
     unit: str = ""
     in_crc: bool = False
-    """Whether a record's part of it counts in `/record/crc32`, in the order of this table."""
+    """Whether a record's part of it counts in its CRC-32, in the order of this table."""
 
     @property
     def axis(self) -> str:
         """The axis along which records lie one after another."""
         return "record" if "record" in self.dims else self.dims[-1]
+
+    @property
+    def part(self) -> str:
+        """The dataset in `KEEPS` that it belongs to: without it, it is not there; or nothing."""
+        if self.name.startswith("/row/"):
+            return "/weights"
+        return next((part for part in KEEPS.values() if self.name.startswith(part)), "")
 
 
 RAGGED = (
@@ -54,17 +62,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("/layer", "<i4", ("layer",), "number of each stored layer in the model"),
     Column("/head", "<i4", ("head",), "number of each stored query head in the model"),
     Column("/record/id", "text", ("record",), "record id"),
-    Column("/record/digest", "text", ("record",), "first half of the encoding's SHA-256, in hex"),
-    Column("/record/item", "text", ("record",), "the problem"),
-    Column("/record/style", "text", ("record",), "the way of prompting"),
-    Column("/record/task", "text", ("record",), "the problem family"),
-    Column("/record/split", "text", ("record",), "train, seen, unseen, …"),
-    Column("/record/n_prompt", "<i4", ("record",), "tokens of the prompt", "token"),
-    Column("/record/n_tokens", "<i4", ("record",), "tokens of prompt + target", "token"),
     Column("/record/error", "<f4", ("record", "layer"), "worst relative error of the certificate"),
-    Column("/record/crc32", "<u4", ("record",), "CRC-32 of the record's stored bytes"),
-    Column("/record/batch_size", "<i4", ("record",), "records that shared the forward pass"),
-    Column("/record/is_generated", "|u1", ("record",), "1 where the model wrote the target"),
+    Column("/record/numbers", "<i8", ("record", "number"), "what is counted of it, see below"),
     Column("/record/counts", "<i8", ("record", "axis"), "its entries on each ragged axis"),
     Column("/record/json", "|u1", ("json_byte",), "the whole record, UTF-8 JSON", in_crc=True),
     Column(
@@ -72,7 +71,6 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("/token/id", "<i4", ("token",), "token ids of prompt + target", in_crc=True),
     Column("/token/text", "|u1", ("text_byte",), "token texts, UTF-8, end to end", in_crc=True),
-    Column("/token/text_start", "<i8", ("token",), "first byte of the token's text"),
     Column("/token/text_length", "<i4", ("token",), "bytes of the token's text", in_crc=True),
     Column("/span/start", "<i4", ("span",), "first token of the span", "token", in_crc=True),
     Column("/span/stop", "<i4", ("span",), "token after the span", "token", in_crc=True),
@@ -87,7 +85,6 @@ COLUMNS: tuple[Column, ...] = (
     Column("/row/query", "<i4", ("row",), "query position of the row", "token", in_crc=True),
     Column("/row/key_start", "<i4", ("row",), "first key of the row", "token", in_crc=True),
     Column("/row/length", "<i4", ("row",), "keys in the row", "token", in_crc=True),
-    Column("/row/start", "<i8", ("row",), "first pair of the row"),
     Column("/weights", "code", ("layer", "head", "pair"), "attention", "probability", in_crc=True),
     Column("/step_mass_query", "<i4", ("step_mass_query",), "query position", "token", in_crc=True),
     Column(
@@ -107,8 +104,9 @@ COLUMNS: tuple[Column, ...] = (
 )  # fmt: skip
 """Every dataset, in the order in which it is written."""
 
-POINTS_INTO = {"/token/text_start": "text_byte", "/row/start": "pair"}
-"""Columns whose numbers are positions on another axis of the shard."""
+NUMBERS = ("n_prompt", "n_tokens", "batch_size", "is_generated", "crc32")
+"""Columns of `/record/numbers`: tokens of the prompt; tokens of prompt + target; records that
+shared the forward pass; 1 where the model wrote the target; CRC-32 of the record's stored bytes."""
 
 BY_NAME = {column.name: column for column in COLUMNS}
 BIG = ("/weights", "/step_mass", "/pooled", "/visible")
@@ -120,6 +118,12 @@ METHOD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 MAX_METHODS = 64
 """Most attribution methods in one run."""
+
+
+def kept_columns(keep: Sequence[str]) -> dict[str, Column]:
+    """Return the datasets of a run with this `keep`, by name, without attributions."""
+    kept = {KEEPS[name] for name in keep} | {""}
+    return {column.name: column for column in COLUMNS if column.part in kept}
 
 
 def attribution_columns(units: Mapping[str, str]) -> tuple[Column, ...]:
@@ -141,9 +145,10 @@ def attribution_columns(units: Mapping[str, str]) -> tuple[Column, ...]:
 def chunk_shape(column: Column, itemsize: int, n_layers: int) -> tuple[int, ...]:
     """Return the HDF5 chunk of a column."""
     if len(column.dims) > 1 and column.axis != "record":
-        return (1,) * (len(column.dims) - 1) + (PAIRS_PER_CHUNK,)
+        length = PAIRS_PER_CHUNK if column.axis == "pair" else CELLS_PER_CHUNK
+        return (1,) * (len(column.dims) - 1) + (length,)
     if column.axis == "record":
-        widths = {"layer": max(n_layers, 1), "axis": len(RAGGED)}
+        widths = {"layer": max(n_layers, 1), "axis": len(RAGGED), "number": len(NUMBERS)}
         return (64, *(widths[dim] for dim in column.dims[1:]))
     return (PAIRS_PER_CHUNK,) if itemsize == 1 else (4096,) if itemsize <= 8 else (256,)
 

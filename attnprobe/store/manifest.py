@@ -19,7 +19,6 @@ from attnprobe.store.jsoncheck import (
 )
 from attnprobe.store.jsonfile import canonical_json, read_json, read_start, write_json
 from attnprobe.store.layout import (
-    BY_NAME,
     FORMAT,
     FORMAT_VERSION,
     KEEPS,
@@ -29,6 +28,7 @@ from attnprobe.store.layout import (
     RAGGED,
     Column,
     attribution_columns,
+    kept_columns,
 )
 from attnprobe.store.plan import Plan
 from attnprobe.store.receipts import (
@@ -85,7 +85,8 @@ class Manifest:
     def columns(self) -> dict[str, Column]:
         """Every dataset of a shard of this run, by name, in the order in which it is written."""
         units = {name: str(params.get("unit", "")) for name, params in self.attribute.items()}
-        return BY_NAME | {column.name: column for column in attribution_columns(units)}
+        credited = {column.name: column for column in attribution_columns(units)}
+        return kept_columns(self.keep) | credited
 
     @property
     def settings_hash(self) -> str:

@@ -5,9 +5,23 @@ from collections.abc import Callable
 
 from attnprobe.store.shard import Shard
 
-MAX_OPEN = 8
+MAX_OPEN = 256
+"""How many shards stay open at most: opening and closing one takes longer than reading a head."""
+SHARE_OF_FILES = 4
+"""A run keeps at most one in so many of the files that the process may have open."""
 MAX_CACHED_BYTES = 2**28
 """How much may be kept of the light columns of shards that are closed."""
+
+
+def max_open() -> int:
+    """Return how many shards may stay open, by what the system allows."""
+    try:
+        import resource
+    except ImportError:  # there is no such limit to ask for on Windows
+        return MAX_OPEN // SHARE_OF_FILES
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = allowed == resource.RLIM_INFINITY
+    return MAX_OPEN if unlimited else max(1, min(MAX_OPEN, allowed // SHARE_OF_FILES))
 
 
 class OpenShards:
@@ -18,6 +32,7 @@ class OpenShards:
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._closed: OrderedDict[int, Shard] = OrderedDict()
         self._n_cached = 0
+        self._max_open = max_open()
 
     def __len__(self) -> int:
         """Return how many are open."""
@@ -26,7 +41,7 @@ class OpenShards:
     def __getitem__(self, number: int) -> Shard:
         if number not in self._open:
             self._open[number] = self._opened(number)
-            if len(self._open) > MAX_OPEN:
+            if len(self._open) > self._max_open:
                 self._put_away(*self._open.popitem(last=False))
         self._open.move_to_end(number)
         return self._open[number]

@@ -9,9 +9,10 @@ from attnprobe.errors import FormatError
 from attnprobe.store.codes import Code
 from attnprobe.store.jsoncheck import short
 from attnprobe.store.manifest import Manifest
-from attnprobe.store.plan import REPEATED, PlannedRecord
+from attnprobe.store.plan import PlannedRecord
 from attnprobe.store.receipts import Receipt
 from attnprobe.store.shard import Shard, record_crc
+from attnprobe.types import Encoding
 
 ROUNDING = {"bfloat16": 1.6e-2, "float16": 4e-3}
 """How far a row's sum may be off by the rounding of a model in this precision."""
@@ -48,11 +49,6 @@ class RecordCheck:
             yield "its bytes are not those of its CRC-32"
 
     def _listed(self, record: int) -> Iterator[str]:
-        planned = self.planned[record]
-        for name in ("digest", *REPEATED):
-            stored = self.shard.column(f"/record/{name}")[record].decode("utf-8", "replace")
-            if stored != getattr(planned, name):
-                yield f"/record/{name} is not the plan's; got {stored!r}"
         for name in ("n_prompt", "n_tokens", "batch_size"):
             stored, listed = self.shard.number(f"/record/{name}", record), self.receipt.records
             if stored != listed[name][record]:
@@ -81,8 +77,17 @@ class RecordCheck:
         expected = [(g.start, g.stop, g.span, int(g.is_sink)) for g in encoding.groups]
         if list(groups) != expected:
             yield "its groups are not its spans cut at its sinks"
-        if (encoding.ids < 0).any():
+        if (encoding.given < 0).any():
             yield "a token id is negative"
+        yield from self._virtual(record, encoding)
+
+    def _virtual(self, record: int, encoding: Encoding) -> Iterator[str]:
+        n_virtual = encoding.n_virtual
+        if n_virtual >= encoding.n_prompt:
+            yield "its prompt holds virtual tokens alone"
+        for name in sorted(_QUERIES & self.shard.columns.keys()):
+            if (self.shard.part(name, record) < n_virtual).any():
+                yield f"{name} names a virtual token, which has no query"
 
     def _predictions(self, record: int) -> Iterator[str]:
         log_probs = self.shard.part("/step/log_prob", record)
@@ -156,6 +161,7 @@ class RecordCheck:
 
 
 _GROUP = ("start", "stop", "span", "is_sink")
+_QUERIES = {"/row/query", "/step_mass_query", "/pooled_query", "/visible_query"}
 
 
 def _blocks(lengths: np.ndarray) -> Iterator[slice]:

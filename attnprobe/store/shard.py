@@ -23,7 +23,7 @@ from attnprobe.store.layout import (
     BIG,
     BY_NAME,
     COLUMNS,
-    POINTS_INTO,
+    NUMBERS,
     RAGGED,
     Column,
 )
@@ -37,6 +37,7 @@ IDENTITY = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
 """What tells whether a file is still the one that was checked."""
 
 BLOBS = ("/record/json", "/record/generated")
+NUMBER_COLUMNS = {f"/record/{name}": place for place, name in enumerate(NUMBERS)}
 
 
 class Shard:
@@ -148,7 +149,15 @@ class Shard:
         return self._ids[name]
 
     def column(self, name: str) -> np.ndarray:
-        """Return a light column, read once; those of its axis are checked first."""
+        """Return a light column, read once; those of its axis are checked first.
+
+        The columns of `/record/numbers` have names of their own, such as `/record/n_tokens`. What
+        the run does not keep is empty.
+        """
+        if name in NUMBER_COLUMNS:
+            return self.column("/record/numbers")[:, NUMBER_COLUMNS[name]]
+        if name not in self.columns:
+            return np.empty(0, BY_NAME[name].dtype)
         if name not in self._columns:
             with self._told(name):
                 values = read_whole(self._id(name), self.stored(name))
@@ -192,16 +201,13 @@ class Shard:
         }
 
     def part(self, name: str, record: int) -> np.ndarray:
-        """Return a record's stretch of a column with one axis; positions count from its start.
+        """Return a record's stretch of a column with one axis.
 
         Light columns are read whole, attributions only where they are wanted.
         """
-        extent = self.extent(self.columns[name].axis, record)
-        light = name in BY_NAME
-        values = self.column(name)[extent] if light else self.block(name, (), extent)
-        if name in POINTS_INTO:
-            return values - self.extent(POINTS_INTO[name], record).start
-        return values
+        if name in BY_NAME:
+            return self.column(name)[self.extent(BY_NAME[name].axis, record)]
+        return self.block(name, (), self.extent(self.columns[name].axis, record))
 
     def number(self, name: str, record: int) -> int:
         """Return a record's entry in a column that has one whole number per record."""
@@ -220,7 +226,7 @@ class Shard:
 
     def texts(self, record: int) -> tuple[str, ...]:
         """Rebuild the token texts of a record."""
-        names = ("/token/text", "/token/text_start", "/token/text_length")
+        names = ("/token/text", "/token/text_length")
         return texts_from({name: self.part(name, record) for name in names})
 
     def code(self, name: str) -> Code:
@@ -357,9 +363,9 @@ def _made_for(shard: Shard) -> tuple[str, list[tuple[str, str]]]:
     """Return the hash of the settings, and id and digest of the records, that a shard names."""
     settings_hash = shard.file.attrs.get("settings_hash", b"")
     known = isinstance(settings_hash, bytes)
-    columns = (shard.column(f"/record/{name}").tolist() for name in ("id", "digest"))
-    names = ([entry.decode("utf-8", "replace") for entry in column] for column in columns)
-    return settings_hash.decode() if known else "", list(zip(*names, strict=True))
+    encodings = map(shard.encoding, range(len(shard.column("/record/id"))))
+    names = [(encoding.record.id, encoding.digest) for encoding in encodings]
+    return settings_hash.decode() if known else "", names
 
 
 def _listed(shard: Shard, name: str) -> list[Any]:

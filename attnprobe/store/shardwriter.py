@@ -21,7 +21,7 @@ from attnprobe.store.layout import (
     FORMAT,
     FORMAT_VERSION,
     GZIP_LEVEL,
-    POINTS_INTO,
+    NUMBERS,
     RAGGED,
     Column,
     chunk_shape,
@@ -194,11 +194,9 @@ class ShardWriter:
             )  # fmt: skip
 
     def _append_column(self, column: Column, values: np.ndarray, crc: int, record_id: str) -> int:
-        axis = POINTS_INTO.get(column.name)
-        placed = values + self.counts[axis] if axis else values
         with told_plainly(self.path):
             with_this = self.growing[column.name].append(
-                placed, crc, f"record '{record_id}', {column.name}"
+                values, crc, f"record '{record_id}', {column.name}"
             )
             self.disk.check()
         return with_this if column.in_crc else crc
@@ -209,19 +207,15 @@ class ShardWriter:
 
     def _list(self, capture: Capture, crc: int) -> None:
         encoding = capture.encoding
-        self.numbers["/record/n_prompt"].append(encoding.n_prompt)
-        self.numbers["/record/n_tokens"].append(encoding.n_tokens)
-        self.numbers["/record/batch_size"].append(capture.batch_size)
-        self.numbers["/record/is_generated"].append(encoding.generated is not None)
-        self.numbers["/record/error"].append(capture.errors)
-        self.numbers["/record/crc32"].append(crc)
         entry = {
             "n_prompt": encoding.n_prompt, "n_tokens": encoding.n_tokens,
-            "batch_size": capture.batch_size,
-            "worst_error": short(capture.errors.max(initial=0.0)),
+            "batch_size": capture.batch_size, "is_generated": encoding.generated is not None,
+            "crc32": crc, "worst_error": short(capture.errors.max(initial=0.0)),
         }  # fmt: skip
-        for name, value in entry.items():
-            self.listed[name].append(value)
+        self.numbers["/record/numbers"].append([entry[name] for name in NUMBERS])
+        self.numbers["/record/error"].append(capture.errors)
+        for name, values in self.listed.items():
+            values.append(entry[name])
         self.counts["record"] += 1
 
     def finish(self) -> None:
@@ -276,7 +270,7 @@ class ShardWriter:
     def _shape(self, column: Column, length: int) -> tuple[int, ...]:
         fixed = {
             "layer": len(self.manifest.layers), "head": len(self.manifest.heads),
-            "axis": len(RAGGED),
+            "axis": len(RAGGED), "number": len(NUMBERS),
         }  # fmt: skip
         return tuple(length if dim == column.axis else fixed[dim] for dim in column.dims)
 

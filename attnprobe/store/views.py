@@ -9,8 +9,9 @@ import xarray as xr
 from jaxtyping import Float32, Int
 
 from attnprobe.errors import MeasureError
+from attnprobe.store.columns import starts_of
 from attnprobe.store.shard import Ahead, Shard
-from attnprobe.types import is_source, step_query
+from attnprobe.types import is_source, n_virtual, step_query
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,11 @@ class Place:
     def n_prompt(self) -> int:
         """Tokens of the prompt."""
         return self.shard.number("/record/n_prompt", self.record)
+
+    @property
+    def n_virtual(self) -> int:
+        """Virtual tokens before the text, which have no queries."""
+        return n_virtual(self.part("/token/id"))
 
     @property
     def steps(self) -> Int[np.ndarray, " step"]:
@@ -116,7 +122,7 @@ def weights(place: Place, chosen: Selection) -> xr.DataArray:
         raise lacking(place.id, "attention rows", "rows")
     lengths, n_keys = place.part("/row/length"), place.n_tokens
     pairs = place.probabilities("/weights", chosen)
-    starts, key_starts = place.part("/row/start"), place.part("/row/key_start")
+    starts, key_starts = starts_of(lengths), place.part("/row/key_start")
     dense = np.zeros((*pairs.shape[:2], len(queries), n_keys), np.float32)
     for row, (start, key, length) in enumerate(zip(starts, key_starts, lengths, strict=True)):
         dense[:, :, row, key : key + length] = pairs[..., start : start + length]
@@ -163,7 +169,7 @@ def pooled(place: Place, chosen: Selection) -> xr.DataArray:
     """Return the mass that every query pays to each key group."""
     queries = place.part("/pooled_query")
     if not len(queries):
-        queries = np.arange(place.n_tokens)
+        queries = np.arange(place.n_virtual, place.n_tokens)
     mass = masses(place, queries, chosen)
     if mass is None:
         raise lacking(place.id, "the attention of every query", "pooled")
@@ -261,7 +267,8 @@ def sum_rows(
     place: Place, pairs: Float32[np.ndarray, "layer head pair"], rows: Int[np.ndarray, " query"]
 ) -> Float32[np.ndarray, "layer head query group"]:
     """Sum rows over key groups."""
-    first, length = place.part("/row/start")[rows], place.part("/row/length")[rows]
+    lengths = place.part("/row/length")
+    first, length = starts_of(lengths)[rows], lengths[rows]
     key_start = place.part("/row/key_start")[rows]
     starts, stops = (
         np.clip(place.part(name)[None, :] - key_start[:, None], 0, length[:, None])

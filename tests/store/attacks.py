@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5p, h5s, h5t  # pyright: ignore[reportAttributeAccessIssue]
 
-from attnprobe.store.layout import RAGGED
+from attnprobe.store.layout import NUMBERS, RAGGED
 from tests.store.builders import reseal
 
 FILTERS = {"shuffle": True, "compression": "gzip", "compression_opts": 4, "fletcher32": True}
@@ -166,7 +166,7 @@ def rows_beyond_the_record(file, folder):
 
 
 def rows_elsewhere(file, folder):
-    file["row/start"][1] += 1
+    file["row/length"][1] += 1
 
 
 def stretches_elsewhere(file, folder):
@@ -188,7 +188,7 @@ def spans_with_a_gap(file, folder):
 
 
 def generated_by_nobody(file, folder):
-    file["record/is_generated"][0] = 2
+    file["record/numbers"][0, NUMBERS.index("is_generated")] = 2
 
 
 def huge_query(file, folder):
@@ -341,10 +341,11 @@ def without_axes(file, folder):
 
 
 def names_of_great_length(file, folder):
-    data = file["record/item"][...].astype("S2000")
-    dims = file["record/item"].attrs["dims"]
-    del file["record/item"]
-    file.create_dataset("record/item", data=data, chunks=data.shape, **FILTERS).attrs["dims"] = dims
+    data = file["record/id"][...].astype("S2000")
+    dims = file["record/id"].attrs["dims"]
+    del file["record/id"]
+    longer = file.create_dataset("record/id", data=data, chunks=data.shape, **FILTERS)
+    longer.attrs["dims"] = dims
 
 
 def no_encoding(file, folder):
@@ -424,9 +425,6 @@ def rows_of_no_keys(file, folder):
     length = file["row/length"][...]
     length[:2] = 0, length[0] + length[1]
     file["row/length"][...] = length
-    start = file["row/start"][...]
-    start[1] = 0
-    file["row/start"][...] = start
 
 
 def rows_of_another_record(file, folder):
@@ -436,15 +434,13 @@ def rows_of_another_record(file, folder):
     length[n_rows - 1] -= 1
     length[n_rows] += 1
     file["row/length"][...] = length
-    file["row/start"][...] = np.cumsum(length) - length
 
 
 def texts_of_another_record(file, folder):
-    n_tokens = int(file["record/n_tokens"][0])
+    n_tokens = int(file["record/numbers"][0, NUMBERS.index("n_tokens")])
     length = file["token/text_length"][...]
     length[n_tokens - 1 : n_tokens + 1] += [1, -1]
     file["token/text_length"][...] = length
-    file["token/text_start"][...] = np.cumsum(length) - length
 
 
 def sink_beyond_the_record(file, folder):
@@ -543,7 +539,7 @@ STRUCTURE = {
     "other type": Attack(other_type, "/step/log_prob has another type; got float64, expected <f4"),
     "big-endian": Attack(big_endian, "/token/id has another type; got >i4, expected <i4"),
     "spare bits": Attack(integers_with_spare_bits, "/token/id has another type"),
-    "long names": Attack(names_of_great_length, "/record/item has another type; got |S2000"),
+    "long names": Attack(names_of_great_length, "/record/id has another type; got |S2000"),
     "unknown encoding": Attack(
         unknown_encoding, "the encoding of /weights is not the run's; got b'f8', expected u16"
     ),
@@ -570,16 +566,18 @@ DATA = {
     "another layer": Attack(another_layer, "/layer is not what the manifest says"),
     "another record": Attack(another_record, "the records are not those of the receipt"),
     "rows beyond the record": Attack(rows_beyond_the_record, "/row/length does not fit the record"),
-    "rows elsewhere": Attack(rows_elsewhere, "/row/start does not run on from entry to entry"),
+    "rows elsewhere": Attack(
+        rows_elsewhere, "/row/length does not fill the record's stretch of `pair`"
+    ),
     "rows out of order": Attack(rows_out_of_order, "/row/query does not ascend within the record"),
     "rows twice": Attack(rows_twice, "/row/query does not ascend within the record"),
     "rows before the record": Attack(rows_before_the_record, "/row/query does not fit the record"),
     "rows of no keys": Attack(rows_of_no_keys, "/row/length does not fit the record"),
     "rows of another record": Attack(
-        rows_of_another_record, "/row/start does not run on from entry to entry"
+        rows_of_another_record, "/row/length does not fill the record's stretch of `pair`"
     ),
     "texts of another record": Attack(
-        texts_of_another_record, "/token/text_start does not run on from entry to entry"
+        texts_of_another_record, "/token/text_length does not fill the record's stretch"
     ),
     "stretches elsewhere": Attack(stretches_elsewhere, "stretches of `pair` do not fill it"),
     "stretches negative": Attack(stretches_negative, "stretches of `pair` do not fill it"),

@@ -15,6 +15,7 @@ import attnprobe
 from attnprobe import store
 from attnprobe.cli import app
 from attnprobe.errors import FormatError
+from attnprobe.store.layout import NUMBERS
 from attnprobe.store.shard import Shard, record_crc
 from tests.store import builders
 from tests.store.builders import edit_json, make_captures, open_writer, reseal, write_missing
@@ -148,12 +149,17 @@ def rewrite(run, name, change):
         sums = [record_crc(shard, record) for record in range(2)]
         shard.close()
     with h5py.File(path, "r+", libver=("v110", "v110")) as file:
-        cast(h5py.Dataset, file["record/crc32"])[...] = sums
+        numbers = cast(h5py.Dataset, file["record/numbers"])
+        numbers[:, NUMBERS.index("crc32")] = sums
     reseal(run)
 
 
 def halve(data):
     data[1, 2] //= 2
+
+
+def nine_at_once(data):
+    data[0, NUMBERS.index("batch_size")] = 9
 
 
 def first(value):
@@ -173,8 +179,7 @@ def first(value):
         ("step/log_prob", first(1.0), "/step/log_prob holds what is no log-probability"),
         ("step/predicted", first(-1), "/step/predicted holds a negative token id"),
         ("token/id", first(7), "its tokens, spans or text are not those of its digest"),
-        ("record/item", first(b"other"), "/record/item is not the plan's; got 'other'"),
-        ("record/batch_size", first(9), "/record/batch_size is not what is listed; got 9"),
+        ("record/numbers", nine_at_once, "/record/batch_size is not what is listed; got 9"),
         ("record/error", first(0.5), "/record/error is not what is listed"),
         ("group/is_sink", first(0), "its groups are not its spans cut at its sinks"),
         ("visible", lambda data: data.__iadd__(1000), "/visible counts more keys than a group"),
