@@ -189,7 +189,7 @@ def test_results_are_shown_only_beside_the_weights_they_were_measured_with(tmp_p
     export(Training.restored(tmp_path / "run"), out, "bfloat16")
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "| measured |" in card
-    assert "**This is an interim model**, a checkpoint after 0.0 of at most 0 million tokens," in card
+    assert "**This is an interim model**, a checkpoint after 0.0 of at most 0 million" in card
     assert "weights stored in bfloat16" in card
     export(Training.restored(tmp_path / "run"), out, "float32")
     card = (out / "README.md").read_text(encoding="utf-8")
