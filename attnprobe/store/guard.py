@@ -62,6 +62,8 @@ class Stored:
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
     dtype: np.dtype
+    id: h5d.DatasetID
+    """Its handle, as long as the file is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +291,7 @@ def _check_dataset(path: Path, where: str, dataset: h5d.DatasetID, file_size: in
             path, f"{where} claims more than the file can hold", f"{n_bytes} bytes",
             f"at most {MAX_RATIO} times {file_size}",
         )  # fmt: skip
-    return Stored(shape, chunk, kind.dtype)
+    return Stored(shape, chunk, kind.dtype, dataset)
 
 
 def _check_column(path: Path, column: Column, stored: Stored, expected: Expected) -> None:

@@ -1,8 +1,10 @@
 """The table of everything a shard holds: writer, reader, checker and FORMAT.md agree on it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 
 FORMAT = "attnprobe run"
 FORMAT_VERSION = (1, 0)
@@ -120,10 +122,11 @@ MAX_METHODS = 64
 """Most attribution methods in one run."""
 
 
-def kept_columns(keep: Sequence[str]) -> dict[str, Column]:
+@cache
+def kept_columns(keep: tuple[str, ...]) -> Mapping[str, Column]:
     """Return the datasets of a run with this `keep`, by name, without attributions."""
     kept = {KEEPS[name] for name in keep} | {""}
-    return {column.name: column for column in COLUMNS if column.part in kept}
+    return MappingProxyType({c.name: c for c in COLUMNS if c.part in kept})
 
 
 def attribution_columns(units: Mapping[str, str]) -> tuple[Column, ...]:

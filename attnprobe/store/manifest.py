@@ -86,7 +86,7 @@ class Manifest:
         """Every dataset of a shard of this run, by name, in the order in which it is written."""
         units = {name: str(params.get("unit", "")) for name, params in self.attribute.items()}
         credited = {column.name: column for column in attribution_columns(units)}
-        return kept_columns(self.keep) | credited
+        return {**kept_columns(self.keep), **credited}
 
     @property
     def settings_hash(self) -> str:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import h5py
 import numpy as np
@@ -25,7 +25,6 @@ from attnprobe.store.layout import (
     COLUMNS,
     NUMBERS,
     RAGGED,
-    Column,
 )
 from attnprobe.store.manifest import Manifest
 from attnprobe.store.publish import sha256
@@ -50,16 +49,15 @@ class Shard:
         self,
         path: Path,
         file: h5py.File,
-        columns: Mapping[str, Column],
+        expected: guard.Expected,
         stored: Mapping[str, guard.Stored],
     ) -> None:
-        self.path, self.file, self.columns = path, file, columns
-        self._stored = stored
-        self._ids: dict[str, h5d.DatasetID] = {}
+        self.path, self.file, self.columns = path, file, expected.columns
+        self._expected, self._stored = expected, stored
+        self._ids = {name: where.id for name, where in stored.items()}
         self._columns: dict[str, np.ndarray] = {}
         self._checked: set[str] = set()
         self._whole = False
-        self._codes: dict[str, Code] = {}
         self._receipt: Receipt | None = None
         self._seen: os.stat_result | None = None
 
@@ -109,7 +107,7 @@ class Shard:
         lengths = dict(counts) | {"layer": n_layers, "head": n_heads}
         expected = guard.Expected(manifest.columns, lengths, manifest.encoding)
         stored = guard.check_structure(path, file, expected)
-        return cls(path, file, manifest.columns, stored)
+        return cls(path, file, expected, stored)
 
     def close(self) -> None:
         """Close the file; what was read of it is kept."""
@@ -231,10 +229,7 @@ class Shard:
 
     def code(self, name: str) -> Code:
         """Return the code in which a dataset is stored."""
-        if name not in self._codes:
-            encoding = cast(bytes, self.dataset(name).attrs["encoding"])
-            self._codes[name] = CODES[encoding.decode()]
-        return self._codes[name]
+        return CODES[self._expected.code_name(self.columns[name])]
 
     def heavy(
         self, name: str, record: int, layers: Sequence[int], heads: Sequence[int],
