@@ -194,7 +194,7 @@ def capture_batch(
         take_rows=None if spool is None else spool.take,
     ) as recording:
         logits = _step_logits(loaded, inputs, encodings)
-    check_virtual(recording.n_virtual, encodings)
+        check_virtual(recording.n_virtual, encodings)
     return [
         _one(recording, index, encoding, queries[index], logits[index], settings, spool)
         for index, encoding in enumerate(encodings)

@@ -212,7 +212,7 @@ def _stops(loaded: LoadedModel) -> tuple[int, ...]:
     """Collect every token that ends a text: the tokenizer's EOS, those of the checkpoint, and the
     marks of somebody else's turn."""
     inner = transformers_model(loaded.model)
-    configs = (inner.generation_config, loaded.config)
+    configs = (getattr(inner, "generation_config", None), loaded.config)
     named = [getattr(config, "eos_token_id", None) for config in configs]
     stops: set[int] = set()
     for entry in (*named, loaded.tokenizer.eos_token_id):
