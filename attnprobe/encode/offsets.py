@@ -77,7 +77,10 @@ def _laid_over(text: str, ids: Sequence[int], tokenizer: Any, where: str) -> Off
             decoded += marks[ids[stop]]
         start = stop + 1
     places = _places(decoded, text, where, type(tokenizer).__name__)
-    return [(places[a], places[b - 1] + 1) if a < b else (places[a], places[a]) for a, b in ranges]
+    # a token without text goes with what follows it: the space that is put before every text
+    return [
+        (places[a], places[max(a, b - 1)] + (a < b or places[a] < len(text))) for a, b in ranges
+    ]
 
 
 def _places(decoded: str, text: str, where: str, tokenizer: str) -> list[int]:

@@ -36,13 +36,15 @@ def readable_texts(
     if is_fast(tokenizer):
         texts = {token: tokenizer.decode([token]) for token in set(ids)}
         decoded = [texts[token] for token in ids]
-    else:  # may decode a mark, or a space alone, to nothing
+    else:  # tokens by themselves may lose their space, and marks all their text
         marks = special_texts(tokenizer)
         texts = {token: marks.get(token) or decode([token], tokenizer) for token in set(ids)}
+        shown = [text[start:stop] for start, stop in offsets]
         decoded = [
-            texts[token] or text[start:stop] or name_of(token, tokenizer)
-            for token, (start, stop) in zip(ids, offsets, strict=True)
-        ]
+            piece if piece and piece.strip() == texts[token].strip()
+            else texts[token] or name_of(token, tokenizer)
+            for token, piece in zip(ids, shown, strict=True)
+        ]  # fmt: skip
     shares: dict[int, list[int]] = {}
     for index, (start, stop) in enumerate(offsets):
         if REPLACEMENT in decoded[index] and stop > start:
