@@ -1,4 +1,4 @@
-"""`attnprobe knockout` and `attnprobe plot knockout`."""
+"""`attnprobe knockout` and `attnprobe faithfulness`, and their figures."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,6 +91,72 @@ def knockout(
     show_table([_shown(row) for row in found.to_table()], title=found.title)
 
 
+@app.command()
+def faithfulness(
+    run: RunFolder,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Stored attribution, or attention; repeatable; all by default."),
+    ] = None,
+    perturbation: Annotated[
+        list[str] | None,
+        typer.Option(help="knockout, numbers or embedding; repeatable; all by default."),
+    ] = None,
+    outcome: Annotated[
+        str, typer.Option("--on", help="Role whose log-probability counts.")
+    ] = "answer",
+    random: Annotated[int, typer.Option(help="Random rankings to hold methods against.")] = 3,
+    records: Records = None,
+    batch_size: BatchSize = 8,
+    by: By = "task",
+    seed: Seed = 0,
+    model: OtherModel = None,
+    device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    out: TableOut = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take away what methods point at, and see whether predictions care."""
+    from attnprobe.store import open_run
+    from attnprobe.workflows.faithfulness import FaithfulnessSettings, faithfulness_changes
+    from attnprobe.workflows.perturbing import PERTURBATIONS
+
+    settings = FaithfulnessSettings(
+        methods=tuple(method) if method else None,
+        perturbations=tuple(perturbation or PERTURBATIONS), outcome=outcome, n_random=random,
+        records=records, batch_size=batch_size, by=checked_by(by), seed=seed,
+    )  # fmt: skip
+    quiet_libraries()
+    with open_run(run) as opened, progress_bar(f"faithfulness {run.name}") as progress:
+        found = faithfulness_changes(
+            opened, settings, model, device=device, trust_remote_code=trust_remote_code,
+            on_progress=progress,
+        )  # fmt: skip
+    if out is not None:
+        say(f"wrote {found.save(out)}")
+    if as_json:
+        print(found.to_json())
+        return
+    for by_name in found.effects:
+        rows = [_faithful(row) for row in found.to_table() if row["perturbation"] == by_name]
+        show_table(rows, title=f"{found.title}, by {by_name} (nats)")
+
+
+@plot.command("faithfulness")
+def plot_faithfulness(
+    changes: Annotated[
+        Path,
+        typer.Argument(help="What `faithfulness … -o changes.json` wrote.", metavar="CHANGES"),
+    ],
+    out: FigureOut,
+    perturbation: Annotated[str, typer.Option(help="knockout, numbers or embedding.")] = "knockout",
+    look: LookName = "paper",
+    width_mm: Width = None,
+) -> None:
+    """Methods by metrics: how much better than random rankings."""
+    plot_knockout(changes, out, perturbation, look, width_mm)
+
+
 @plot.command("knockout")
 def plot_knockout(
     changes: Annotated[
@@ -111,17 +177,33 @@ def plot_knockout(
 
 
 def _shown(row: dict[str, Any]) -> dict[str, str]:
-    """Word a row for a screen."""
+    """Word a row of a knockout for a screen."""
     return {
         "style": row["style"],
         "layers": row["layers"],
         "keys": row["keys"],
         "outcome": row["outcome"].replace("_", " "),
         "before": _number(row["before"]),
-        "change": f"{_number(row['estimate'])} ({_number(row['low'])} to {_number(row['high'])})",
+        "change": _interval(row),
         "p adjusted": _number(row["p_adjusted"]),
         "records": str(row["n_items"]),
     }
+
+
+def _faithful(row: dict[str, Any]) -> dict[str, str]:
+    """Word a row of faithfulness for a screen."""
+    return {
+        "style": row["style"],
+        "method": row["method"],
+        "metric": row["metric"],
+        "random": _number(row["before"]),
+        "difference": _interval(row),
+        "p": _number(row["p_adjusted"]),
+    }
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return f"{_number(row['estimate'])} ({_number(row['low'])} to {_number(row['high'])})"
 
 
 def _number(value: float | None) -> str:

@@ -17,6 +17,7 @@ from attnprobe.errors import ContrastError
 
 OUTCOMES = {"log_prob": "nat", "passed": "share"}
 """What an intervention can change, and its unit."""
+KNOCKOUT_AXES = ("layers", "keys", "outcome")
 COLUMNS = ("estimate", "low", "high", "p_adjusted", "n_items", "n_tasks", "before")
 """What is told of each change."""
 
@@ -25,8 +26,8 @@ COLUMNS = ("estimate", "low", "high", "p_adjusted", "n_items", "n_tasks", "befor
 class Outcomes:
     """Outcomes of records without and with each of several interventions."""
 
-    before: Float[np.ndarray, " record"]
-    """Without; NaN where a record has none."""
+    before: Float[np.ndarray, "record *_"]
+    """Without: one for all interventions, or one for each; NaN where a record has none."""
     after: Float[np.ndarray, "record window span"]
     """With each; NaN where a record does not have it."""
     tasks: tuple[str, ...]
@@ -50,20 +51,22 @@ class Changes:
     """What was done."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Everything that was asked for."""
+    axes: tuple[str, str, str] = KNOCKOUT_AXES
+    """What windows, spans and outcomes are called in tables."""
 
     @property
     def styles(self) -> tuple[str, ...]:
         """Styles that were changed."""
-        return tuple(str(style) for style in self.effects["log_prob"]["style"].values)
+        return tuple(str(style) for style in next(iter(self.effects.values()))["style"].values)
 
     def to_table(self) -> list[dict[str, Any]]:
         """List a row per style, window, span and outcome; None where there is no value."""
         rows: list[dict[str, Any]] = [
             {
                 "style": str(style),
-                "layers": str(window),
-                "keys": str(span),
-                "outcome": outcome,
+                self.axes[0]: str(window),
+                self.axes[1]: str(span),
+                self.axes[2]: outcome,
                 **{
                     name: _plain(values.sel(style=style, window=window, span=span)[name].item())
                     for name in COLUMNS
@@ -78,7 +81,10 @@ class Changes:
 
     def to_json(self) -> str:
         """Return everything as one JSON object."""
-        facts = {"title": self.title, "settings": dict(self.settings), "changes": self.to_table()}
+        facts = {
+            "title": self.title, "settings": dict(self.settings), "axes": list(self.axes),
+            "changes": self.to_table(),
+        }  # fmt: skip
         return json.dumps(facts, ensure_ascii=False, allow_nan=False, indent=1)
 
     def save(self, path: str | Path) -> Path:
@@ -113,6 +119,7 @@ def changes(
     rng: int = 0,
     n_bootstrap: int = 2000,
     settings: Mapping[str, Any] | None = None,
+    axes: tuple[str, str, str] = KNOCKOUT_AXES,
 ) -> Changes:
     """Estimate what interventions change, style by style.
 
@@ -126,6 +133,7 @@ def changes(
         rng: Seed of flips and resamples.
         n_bootstrap: Resamples of the intervals.
         settings: What was asked for, to be kept with the result.
+        axes: What windows, spans and outcomes are called in tables.
 
     Returns:
         The changes.
@@ -133,9 +141,25 @@ def changes(
     Raises:
         ContrastError: If a style has too few tasks or items for the claim.
     """
-    given = outcomes["log_prob"]
+    everyone = sorted({style for one in outcomes.values() for style in one.styles})
+    effects = {
+        name: xr.concat(
+            [
+                _of_style(one, style, by, rng, n_bootstrap)
+                for style in _styles_with_values(one, everyone)
+            ],
+            dim="style",
+        )
+        for name, one in outcomes.items()
+    }
+    told = {str(style) for found in effects.values() for style in found["style"].values}
+    without = [style for style in everyone if style not in told]
+    stated = {"by": by, "rng": rng, "n_bootstrap": n_bootstrap, "without": without}
+    return Changes(effects, title, {**(settings or {}), **stated}, axes)
+
+
+def _styles_with_values(given: Outcomes, everyone: Sequence[str]) -> list[str]:
     has_value = [not bool(np.isnan(own).all()) for own in given.after]
-    everyone = sorted(set(given.styles))
     styles = sorted({style for style, some in zip(given.styles, has_value, strict=True) if some})
     if not styles:
         raise ContrastError(
@@ -143,15 +167,7 @@ def changes(
             got=f"{len(has_value)} records of {', '.join(everyone)}",
             fix="name a role that comes before the one that looks",
         )  # fmt: skip
-    effects = {
-        name: xr.concat(
-            [_of_style(one, style, by, rng, n_bootstrap) for style in styles], dim="style"
-        )
-        for name, one in outcomes.items()
-    }
-    without = [style for style in everyone if style not in styles]
-    stated = {"by": by, "rng": rng, "n_bootstrap": n_bootstrap, "without": without}
-    return Changes(effects, title, {**(settings or {}), **stated})
+    return styles
 
 
 def _of_style(
@@ -159,7 +175,8 @@ def _of_style(
 ) -> xr.Dataset:
     own = np.array([one == style for one in given.styles])
     after = given.after[own]
-    before = np.broadcast_to(given.before[own][:, None, None], after.shape)
+    before = given.before[own]
+    before = np.broadcast_to(before[:, None, None] if before.ndim == 1 else before, after.shape)
     tasks = [task for task, chosen in zip(given.tasks, own, strict=True) if chosen]
     try:
         found = compare(after, before, tasks, by=by, rng=rng, n_bootstrap=n_bootstrap)
@@ -205,24 +222,23 @@ def read_changes(path: str | Path) -> Changes:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         table, title, settings = facts["changes"], str(facts["title"]), dict(facts["settings"])
-        return Changes({name: _as_dataset(table, name) for name in _listed(table)}, title, settings)
+        first, second, third = map(str, facts["axes"])
+        axes = first, second, third
+        names = dict.fromkeys(str(row[third]) for row in table)
+        effects = {name: _as_dataset(table, name, axes) for name in names}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ContrastError(
             "this file holds no changes", where=str(path), got=f"{type(error).__name__}: {error}",
             expected="what `attnprobe knockout RUN … -o changes.json` writes",
         ) from error  # fmt: skip
+    return Changes(effects, title, settings, axes)
 
 
-def _listed(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = list(dict.fromkeys(str(row["outcome"]) for row in table))
-    if unknown := set(names) - set(OUTCOMES) or {"log_prob"} - set(names):
-        raise ValueError(f"outcomes {', '.join(sorted(unknown))}")
-    return names
-
-
-def _as_dataset(table: Sequence[Mapping[str, Any]], outcome: str) -> xr.Dataset:
-    rows = [row for row in table if row["outcome"] == outcome]
-    axes = {"style": "style", "window": "layers", "span": "keys"}
+def _as_dataset(
+    table: Sequence[Mapping[str, Any]], outcome: str, names: tuple[str, str, str]
+) -> xr.Dataset:
+    rows = [row for row in table if row[names[2]] == outcome]
+    axes = {"style": "style", "window": names[0], "span": names[1]}
     coords = {
         dim: list(dict.fromkeys(str(row[name]) for row in rows)) for dim, name in axes.items()
     }
