@@ -78,7 +78,8 @@ def test_captum_finds_the_same_saliency():
 def test_captum_finds_the_same_integrated_gradients(baseline):
     model = tiny_llama()
     ours = attribute(
-        model, some_ids(), N_PROMPT, "integrated_gradients", points=12, max_points=12, baseline=baseline
+        model, some_ids(), N_PROMPT, "integrated_gradients", points=12, max_points=12,
+        baseline=baseline,
     )  # fmt: skip
     table = model.get_input_embeddings().weight.detach()
     start = {"zero": 0 * table[0], "mean": table.mean(0), 7: table[7]}[baseline]

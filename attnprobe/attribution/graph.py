@@ -70,6 +70,13 @@ class Graph:
         begin[:, there] = self._at_head[:, there]
         return begin[:, self._positions.start :]
 
+    def is_head(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is what entered the output layer, or the sequence it was cut from."""
+        last = self._head.shape[1]
+        return bool(tensor.shape[-1] == self._head.shape[-1]) and torch.equal(
+            tensor[:, -last:].detach(), self._head.detach()
+        )
+
     def __iter__(self) -> Iterator[torch.Tensor]:
         """Yield the gradient by the vectors, [batch, source, size], row by row."""
         n_rows = len(self.prediction.rows)

@@ -6,11 +6,14 @@ from typing import Any
 
 import torch
 
+from attnprobe.attribution.decomposition import alti_logit, value_norm
 from attnprobe.attribution.gradients import input_x_gradient, saliency
 from attnprobe.attribution.paths import integrated_gradients
 from attnprobe.attribution.perturbation import feature_ablation, shapley
 from attnprobe.attribution.prediction import Prediction
+from attnprobe.attribution.relevance import attn_lrp
 from attnprobe.attribution.targets import find_target
+from attnprobe.attribution.weights import attention, grad_attention, rollout
 from attnprobe.errors import SelectionError, nearest
 
 
@@ -51,6 +54,12 @@ METHODS: dict[str, Method] = {
         shapley, {"baseline": "mean", "samples": 25, "seed": 0}, needs_gradient=False,
         heeds_spans=True, by_span=True,
     ),
+    "attention": Method(attention, needs_gradient=False, unit="probability"),
+    "rollout": Method(rollout, needs_gradient=False, unit="share"),
+    "grad_attention": Method(grad_attention, unit="relevance"),
+    "value_norm": Method(value_norm, needs_gradient=False, unit="norm"),
+    "alti_logit": Method(alti_logit),
+    "attn_lrp": Method(attn_lrp),
 }  # fmt: skip
 """Every method by name; a method of your own is one more entry."""
 
