@@ -12,6 +12,7 @@ from attnprobe.measures.arrays import (
     sink_mass,
     span_mass,
 )
+from attnprobe.measures.head_roles import HEAD_ROLES, head_roles
 from attnprobe.measures.roles import match_roles, role_order, sort_roles
 from attnprobe.measures.runs import (
     MEASURES,
@@ -24,6 +25,7 @@ from attnprobe.measures.runs import (
 
 __all__ = [
     "EPSILON",
+    "HEAD_ROLES",
     "MEASURES",
     "Measure",
     "StepMass",
@@ -31,6 +33,7 @@ __all__ = [
     "density",
     "enrichment",
     "find_measure",
+    "head_roles",
     "match_roles",
     "mean_over_steps",
     "measure",
