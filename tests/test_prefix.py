@@ -20,12 +20,14 @@ from attnprobe.cli import app
 from attnprobe.encode import encode, encode_prompt, with_prefix
 from attnprobe.errors import EncodeError, ModelError, StoreError
 from attnprobe.measures import measure
-from attnprobe.models import load_model, transformers_model
+from attnprobe.models import forward_arguments, load_model, transformers_model
 from attnprobe.panels import map_panels
-from attnprobe.store import open_run
+from attnprobe.store import open_run, shardwriter, verify
 from attnprobe.store.admission import admit
 from attnprobe.types import VIRTUAL_ID, Segment, Span
-from tests.model_kinds import save_adapter
+from tests.architectures.zoo import ZOO
+from tests.model_kinds import adapted, save_adapter
+from tests.store import builders
 from tests.tiny import make_record, make_tokenizer, save_model, tiny_llama
 
 REMOTE = Path(__file__).parent / "remote" / "modeling_prefixed.py"
@@ -492,3 +494,73 @@ def test_a_prompt_is_more_than_its_virtual_tokens(captured):
     wrong = replace(captured.encoding, n_prompt=3)
     message = refusal(replace(captured, encoding=wrong))
     assert "the prompt holds virtual tokens alone; got 3 of them" in message
+
+
+def stored_unseen(path, capture, monkeypatch):
+    """A run of one capture that nobody looked at before it was stored."""
+    monkeypatch.setattr(shardwriter, "admit", lambda *_: None)
+    writer = builders.open_writer(path, [capture])
+    builders.write_missing(writer, [capture])
+    return {fault.what for fault in verify(path, full=True).faults}
+
+
+def handmade_capture(n_virtual=3, **changes):
+    rng = np.random.default_rng(0)
+    text = builders.make_encoding(builders.make_record("coarse", 0, 0, rng))
+    encoding = replace(with_prefix(text, n_virtual), **changes)
+    return builders.make_capture(encoding, builders.causal_weights(encoding, 2, 3, rng))
+
+
+def test_verify_tells_of_queries_that_are_virtual(tmp_path, monkeypatch):
+    found = stored_unseen(tmp_path / "run", handmade_capture(), monkeypatch)
+    assert found == {
+        "/pooled_query names a virtual token, which has no query",
+        "/visible_query names a virtual token, which has no query",
+    }
+
+
+def test_verify_tells_of_virtual_tokens_in_the_text(tmp_path, monkeypatch):
+    ids = handmade_capture(0).encoding.ids.copy()
+    ids[[2, 4]] = VIRTUAL_ID
+    assert stored_unseen(tmp_path / "run", handmade_capture(0, ids=ids), monkeypatch) == {
+        "a token id is negative"
+    }
+
+
+def test_verify_tells_of_prompts_without_a_text(tmp_path, monkeypatch):
+    capture = handmade_capture(n_prompt=3)
+    assert "its prompt holds virtual tokens alone" in stored_unseen(
+        tmp_path / "run", capture, monkeypatch
+    )
+
+
+# --- architectures ---------------------------------------------------------------------------
+
+ARCHITECTURES = (
+    "llama-mqa", "mistral-sliding", "qwen3_moe", "gemma2", "gpt2", "opt", "gpt_oss", "glm4",
+    "diffllama", "bloom", "gptj",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("route", [None, "interception"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_prefix_tuning_is_exact_whatever_it_is_put_on(name, route):
+    model = adapted(ZOO[name](), PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
+    model.eval()
+    torch.manual_seed(0)
+    ids, mask = torch.randint(3, 128, (3, 10)), torch.ones(3, 10, dtype=torch.long)
+    mask[1, :4], mask[2, :1] = 0, 0
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if "position_ids" in forward_arguments(model.get_base_model()):
+        inputs["position_ids"] = (mask.cumsum(1) - 1).clip(0)
+    with torch.no_grad(), record(model, ["full"], survey=Survey(model, route)) as recording:
+        model(**inputs)
+    assert recording.n_virtual == 3
+    model.get_base_model().set_attn_implementation("eager")
+    with torch.no_grad():
+        expected = model(**inputs, output_attentions=True).attentions
+    for layer, found in recording.full.items():
+        for index, first in enumerate((0, 4, 1)):
+            rows = found[index, :, first:]
+            torch.testing.assert_close(rows, expected[layer][index, :, first:], atol=1e-4, rtol=0)
+            assert (rows[..., :3] > 1e-3).any()
