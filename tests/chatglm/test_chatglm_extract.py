@@ -1,4 +1,4 @@
-"""ChatGLM-6B, 2 and 3 end to end: from a folder with code of its own to a run, and what it holds."""
+"""ChatGLM-6B, 2 and 3 end to end: from a folder with code of its own to a run."""
 
 import json
 from collections import Counter
@@ -178,6 +178,18 @@ def test_what_a_model_writes_is_its_own_choice_token_by_token(data, models, tmp_
                 ids = torch.from_numpy(encoding.ids[:stop].astype(np.int64))[None]
                 with torch.no_grad():
                     assert int(model(ids).logits[0, -1].argmax()) == encoding.ids[stop]
+
+
+@pytest.mark.parametrize("kind", ["first", "second"])
+def test_a_learned_prefix_is_a_span_of_its_own(data, tmp_path, kind):
+    model = save_chatglm(tmp_path / "model", kind, pre_seq_len=3)
+    with extract(data, model, tmp_path / "run", "--batch-size", 5) as run:
+        assert run.records.worst_error.max() < 1e-5
+        encoding = run.encoding("0/coarse")
+        assert (encoding.spans[0].role, len(encoding.spans[0])) == ("prefix", 3)
+        rows = np.nan_to_num(run.weights("0/coarse").values)
+        np.testing.assert_allclose(rows.sum(-1), 1, atol=1e-5)
+        assert (rows[..., :3] > 0).all()
 
 
 def mean_mass(run, model, kind, style):

@@ -74,7 +74,7 @@ def test_a_lower_triangle_is_refused(model, monkeypatch):
     refused = spoiled(model, monkeypatch, triangle)
     assert "layer 0: the captured attention is not what the model used" in refused
     above = weights_of("first", model, IDS).triu(1).sum(-1)
-    assert (above[..., : START - 1] > 0.01).all()
+    assert above[..., : START - 1].mean() > 0.2
     assert (above[..., START:] == 0).all()
 
 
