@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from attnprobe.attribution import METHODS, Method, attribute
+from attnprobe.attribution import METHODS, Focus, Method, attribute
 from attnprobe.capturing import CaptureSettings, capture
 from attnprobe.encode import encode
 from attnprobe.errors import ModelError, SelectionError, StoreError
@@ -141,3 +141,19 @@ def test_the_estimate_counts_scores():
     with_scores = stored_bytes(lengths, SETTINGS, 3, 4)
     cells = sum(range(100, 150))
     assert with_scores - plain == pytest.approx(cells * 4, rel=0.15)
+
+
+def test_a_run_of_spans_sums_to_what_each_segment_lost(loaded, tmp_path):
+    settings = replace(SETTINGS, attribute=("feature_ablation", "attention"))
+    with extract(records(1), loaded, tmp_path / "run", settings) as run:
+        record = run.records.index[0]
+        encoding = run.encoding(record)
+        focus = Focus(spans=encoding.spans)
+        expected = attribute(
+            loaded.model, encoding.ids, encoding.n_prompt, "feature_ablation", focus=focus
+        ).scores
+        found = run.attribution(record, "feature_ablation").values
+        for column, span in enumerate(encoding.spans):
+            summed = np.nansum(found[:, span.start : span.stop], 1)
+            np.testing.assert_allclose(summed, np.nan_to_num(expected[:, column]), atol=1e-5)
+        assert run.attribution(record, "attention").attrs["units"] == "probability"

@@ -1,5 +1,7 @@
 """Gradient and perturbation methods against Captum itself, laws, and spans against tokens."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,11 +13,11 @@ from captum.attr import (
     ShapleyValues,
 )
 
-from attnprobe.attribution import Focus, Prediction, attribute
+from attnprobe.attribution import METHODS, Focus, Prediction, attribute, spread
 from attnprobe.attribution.gradients import backwards, forwards
 from attnprobe.attribution.targets import TARGETS
-from attnprobe.errors import SelectionError
-from attnprobe.types import Span, is_source
+from attnprobe.errors import ModelError, SelectionError
+from attnprobe.types import Attribution, Span, is_source
 from tests.test_attribution import MODELS, some_ids
 from tests.tiny import tiny_llama
 
@@ -298,3 +300,54 @@ def test_settings_that_make_no_sense():
     assert refusal(method="shapley", samples=0) == (
         "samples: orders are needed; got 0, expected a whole number ≥ 1."
     )
+
+
+class Short:
+    """Runs out of memory the first time."""
+
+    def __init__(self, run):
+        self.run, self.calls = run, 0
+
+    def __call__(self, prediction):
+        self.calls += 1
+        if self.calls == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.run(prediction)
+
+
+@pytest.mark.parametrize(
+    "method", ["input_x_gradient", "integrated_gradients", "grad_attention", "attn_lrp"]
+)
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_where_memory_is_short_layers_are_computed_anew(name, method, monkeypatch):
+    model = MODELS[name]()
+    layers = model.model.layers if name == "llama" else model.transformer.h
+    expected = attribute(model, some_ids(), N_PROMPT, method).scores
+    passes, known = [], METHODS[method]
+    hooks = [
+        layers[0].register_forward_pre_hook(lambda *_: passes.append("whole")),
+        layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append("inside")),
+    ]
+    short = Short(known.run)
+    monkeypatch.setitem(METHODS, method, replace(known, run=short))
+    found = attribute(model, some_ids(), N_PROMPT, method).scores
+    for hook in hooks:
+        hook.remove()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert short.calls == 2
+    assert passes.count("inside") >= passes.count("whole") + 7  # once more for each step
+    assert not any("forward" in layer.__dict__ for layer in layers)
+    short.calls = 0
+    monkeypatch.setattr(short, "run", Short(known.run))
+    with pytest.raises(ModelError, match="memory does not suffice to attribute this sequence"):
+        attribute(model, some_ids(), N_PROMPT, method)
+    assert not any("forward" in layer.__dict__ for layer in layers)
+
+
+def test_credit_of_spans_is_spread_over_their_tokens_before_the_step():
+    scores = np.array([[6.0, 4.0, np.nan], [3.0, 8.0, 2.0]], np.float32)
+    found = Attribution(scores, np.zeros(2, np.float32), "shapley")
+    spans = [Span(0, 3, "a"), Span(3, 5, "b"), Span(5, 6, "c")]
+    tokens = spread(found, spans, 4, 6).scores
+    nan = np.nan
+    np.testing.assert_array_equal(tokens, [[2, 2, 2, 4, nan, nan], [1, 1, 1, 4, 4, nan]])

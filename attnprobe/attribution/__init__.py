@@ -3,12 +3,12 @@
 `attribute` needs a model and token ids, nothing else. `METHODS` is the registry.
 """
 
-from attnprobe.attribution.attributing import Focus, attribute
+from attnprobe.attribution.attributing import Focus, attribute, spread
 from attnprobe.attribution.methods import METHODS, Method, all_params, find_method
 from attnprobe.attribution.prediction import Prediction
 from attnprobe.attribution.targets import TARGETS, Target, find_target
 
 __all__ = [
     "METHODS", "TARGETS", "Focus", "Method", "Prediction", "Target", "all_params", "attribute",
-    "find_method", "find_target",
+    "find_method", "find_target", "spread",
 ]  # fmt: skip

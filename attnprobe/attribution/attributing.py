@@ -14,12 +14,13 @@ from attnprobe.attribution.inputs import (
     check_ranges,
     frozen,
 )
+from attnprobe.attribution.memory import checkpointed
 from attnprobe.attribution.methods import Method, all_params, find_method
 from attnprobe.attribution.prediction import Prediction, with_foils
 from attnprobe.attribution.targets import find_target
 from attnprobe.errors import AttnprobeError, ModelError, SelectionError
 from attnprobe.models import free_cached_memory, is_out_of_memory
-from attnprobe.types import Attribution, step_query
+from attnprobe.types import Attribution, is_source, step_query
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +75,40 @@ def attribute(
     prediction = Prediction(model, ids, n_prompt, find_target(target), own)
     prediction = _focused(prediction, focus or Focus(), target)
     where = f"method '{method}'"
+    with frozen(model), torch.inference_mode(False), torch.enable_grad():
+        scores, delta = _within_memory(known, prediction, where)
+    return Attribution(scores, delta, method, what)
+
+
+def _within_memory(
+    method: Method, prediction: Prediction, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run a method; where memory does not suffice, once more with layers that keep less."""
+    short: RuntimeError | None = None
     try:
-        with frozen(model), torch.inference_mode(False), torch.enable_grad():
-            scores, delta = _run(known, with_foils(prediction), where)
+        return _run(method, with_foils(prediction), where)
     except AttnprobeError:
         raise
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
+        short = error.with_traceback(None)  # it would keep alive what filled the memory
+    free_cached_memory()
+    if method.needs_gradient:
+        try:
+            with checkpointed(prediction.model) as saves:
+                if saves:
+                    return _run(method, with_foils(prediction), where)
+        except AttnprobeError:
+            raise
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
         free_cached_memory()
-        raise ModelError(
-            "memory does not suffice to attribute this sequence", where=where,
-            got=f"{prediction.n_tokens} tokens", fix="shorten it, or load the model in bfloat16",
-        ) from error  # fmt: skip
-    return Attribution(scores, delta, method, what)
+    raise ModelError(
+        "memory does not suffice to attribute this sequence", where=where,
+        got=f"{prediction.n_tokens} tokens", fix="shorten it, or load the model in bfloat16",
+    ) from short  # fmt: skip
 
 
 def _focused(prediction: Prediction, focus: Focus, target: str) -> Prediction:
@@ -161,3 +182,25 @@ def _check_shape(what: str, values: np.ndarray, shape: tuple[int, ...], where: s
             f"the method returned {what} of the wrong shape", where=where, got=values.shape,
             expected=shape, fix="start from prediction.no_scores()",
         )  # fmt: skip
+
+
+def spread(found: Attribution, spans: Sequence[Any], n_prompt: int, n_tokens: int) -> Attribution:
+    """Spread what each span was credited with evenly over its tokens before the step's.
+
+    Args:
+        found: Scores [step, span].
+        spans: The spans.
+        n_prompt: Tokens of the prompt.
+        n_tokens: Tokens of prompt and target.
+
+    Returns:
+        Scores [step, token]; tokens in no span get 0. A step's sum stays as it was.
+    """
+    ranges = check_ranges(spans, "spans", 0, n_tokens) or ()
+    before = is_source(n_prompt, n_tokens - n_prompt)
+    scores = np.where(before, np.float32(0), np.float32(np.nan))
+    for column, (start, stop) in enumerate(ranges):
+        n_before = before[:, start:stop].sum(1, keepdims=True)
+        share = found.scores[:, column, None] / np.maximum(n_before, 1)
+        scores[:, start:stop] = np.where(before[:, start:stop], share, np.nan)
+    return replace(found, scores=scores.astype(np.float32))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from attnprobe.attention.certificate import tolerance
+from attnprobe.attention.compat import in_backward
 from attnprobe.attribution.graph import Graph
 from attnprobe.attribution.norms import HeldNorm, held_norm, is_norm
 from attnprobe.attribution.prediction import Prediction
@@ -246,7 +247,11 @@ def _taken_apart(prediction: Prediction, method: str) -> Iterator[_Parts]:
         def keep(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             given = args[0] if args else kwargs.get("hidden_states")
             first = output[0] if isinstance(output, tuple) else output
-            if not isinstance(given, torch.Tensor) or not isinstance(first, torch.Tensor):
+            if (
+                in_backward()
+                or not isinstance(given, torch.Tensor)
+                or not isinstance(first, torch.Tensor)
+            ):
                 return
             passed = _Passed(module, given, first)
             if module in places:

@@ -8,6 +8,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from attnprobe.attention.calls import AttentionCall
+from attnprobe.attention.compat import in_backward
 from attnprobe.attribution.graph import Graph
 from attnprobe.attribution.norms import held_norm, is_norm
 from attnprobe.attribution.prediction import Prediction
@@ -36,10 +37,10 @@ def attn_lrp(prediction: Prediction) -> torch.Tensor:
     scores = prediction.no_scores()
     with watched(prediction, "attn_lrp") as seen, _rules(prediction, seen):
         graph = Graph(prediction, prediction.embeddings()[None])
-    for layer in seen.layers:
-        _halve_products(seen.calls[layer], seen)
-    for row, gradient in enumerate(graph):
-        scores[row, : gradient.shape[1]] = (gradient * graph.inputs)[0].float().sum(-1).cpu()
+        for layer in seen.layers:
+            _halve_products(seen.calls[layer], seen)
+        for row, gradient in enumerate(graph):
+            scores[row, : gradient.shape[1]] = (gradient * graph.inputs)[0].float().sum(-1).cpu()
     return scores.detach()
 
 
@@ -117,8 +118,7 @@ class _Flow:
     def __init__(self) -> None:
         self.gated: set[str] = set()
         """Paths of MLPs whose activation is multiplied with something before the next layer."""
-        self._given: dict[str, torch.Tensor] = {}
-        self._taken: dict[int, torch.Tensor] = {}
+        self._untaken: dict[str, torch.Tensor] = {}
 
     def gated_in(self, model: torch.nn.Module) -> list[str]:
         """Find the MLPs with a gate."""
@@ -139,8 +139,10 @@ class _Flow:
                 small = x.abs() < _NEAR_0
                 ratio = torch.where(small, type(module).forward(module, near) / near, output / x)
             held = x * ratio
-            self._given[name] = held + (output - held).detach()
-            return self._given[name]
+            given = held + (output - held).detach()
+            if name.rpartition(".")[0] not in self.gated and not in_backward():
+                self._untaken[name] = given
+            return given
 
         return hook
 
@@ -148,7 +150,7 @@ class _Flow:
         """Return a hook that halves what a gate's product hands back."""
 
         def hook(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-            self._taken[id(args[0])] = args[0]
+            self._untaken = {n: one for n, one in self._untaken.items() if one is not args[0]}
             mlp, _, own = name.rpartition(".")
             if own == "down_proj" and mlp in self.gated:
                 _scale_gradient(args[0], 0.5)
@@ -161,9 +163,8 @@ class _Flow:
         Raises:
             ModelError: Naming one.
         """
-        for name, given in self._given.items():
-            if name.rpartition(".")[0] not in self.gated and id(given) not in self._taken:
-                raise seen.misfit(
-                    f"what {name} gives is changed before the next layer takes it",
-                    "an MLP with gate_proj and down_proj, or without a gate",
-                )
+        for name in self._untaken:
+            raise seen.misfit(
+                f"what {name} gives is changed before the next layer takes it",
+                "an MLP with gate_proj and down_proj, or without a gate",
+            )

@@ -8,7 +8,7 @@ import torch
 from attnprobe.attention import Survey
 from attnprobe.attention.calls import SELF, AttentionCall, Call
 from attnprobe.attention.certificate import N_PROBES, row_errors, tolerance
-from attnprobe.attention.compat import observed
+from attnprobe.attention.compat import in_backward, observed
 from attnprobe.attention.rows import softmax_rows
 from attnprobe.attention.survey import INTERFACE
 from attnprobe.attribution.prediction import Prediction
@@ -34,7 +34,9 @@ class Watched:
         return sorted(self.calls)
 
     def observe(self, call: Call, output: torch.Tensor | None) -> None:
-        """Take a call."""
+        """Take a call, unless it is repeated for a backward pass."""
+        if in_backward():
+            return
         if not isinstance(call, AttentionCall) or output is None or call.kind != SELF:
             raise self.misfit(f"attention of kind '{call.kind}'", "self-attention alone")
         if call.layer in self.calls:

@@ -56,19 +56,21 @@ def grad_attention(prediction: Prediction) -> torch.Tensor:
     scores = prediction.no_scores()
     with watched(prediction, "grad_attention") as seen:
         graph = Graph(prediction, prediction.embeddings()[None])
-    outputs = [seen.outputs[layer] for layer in seen.layers]
-    weights = [seen.weights(layer) for layer in seen.layers]
-    values = [_values(seen.calls[layer]) for layer in seen.layers]
-    for row, query in enumerate(_queries(prediction)):
-        gradients = graph.gradients(row, outputs)
-        relevance = torch.zeros(len(weights[0][0]), device=weights[0].device)
-        relevance[query] = 1.0
-        for gradient, weight, value in reversed(list(zip(gradients, weights, values, strict=True))):
-            by_weight = gradient[0].transpose(0, 1).float() @ value.transpose(1, 2)
-            mixed = (weight * by_weight).clamp_min(0).mean(0)
-            relevance = relevance + relevance @ mixed
-        relevance[query] -= 1.0
-        scores[row, : len(relevance)] = relevance.cpu()
+        outputs = [seen.outputs[layer] for layer in seen.layers]
+        weights = [seen.weights(layer) for layer in seen.layers]
+        values = [_values(seen.calls[layer]) for layer in seen.layers]
+        for row, query in enumerate(_queries(prediction)):
+            gradients = graph.gradients(row, outputs)
+            relevance = torch.zeros(len(weights[0][0]), device=weights[0].device)
+            relevance[query] = 1.0
+            for gradient, weight, value in reversed(
+                list(zip(gradients, weights, values, strict=True))
+            ):
+                by_weight = gradient[0].transpose(0, 1).float() @ value.transpose(1, 2)
+                mixed = (weight * by_weight).clamp_min(0).mean(0)
+                relevance = relevance + relevance @ mixed
+            relevance[query] -= 1.0
+            scores[row, : len(relevance)] = relevance.cpu()
     return scores
 
 
