@@ -87,9 +87,11 @@ def measured(
             continue
         if args.quick:
             subject = replace(subject, per_family={False: 2, True: 2})
-        models[subject.name] = measuring.measure(
-            subject, problems, questions, args.folder, progress_bar
-        ) | _training(Path(subject.model))
+        trained = _training(Path(subject.model))
+        found = measuring.measure(subject, problems, questions, args.folder, progress_bar)
+        if trained != _training(Path(subject.model)):
+            raise SystemExit(f"{subject.model} was replaced meanwhile: run this again")
+        models[subject.name] = found | trained
         _say(began, f"{subject.name} is measured")
     if not args.quick:
         models |= {
