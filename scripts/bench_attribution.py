@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def with_captum(loaded: LoadedModel, prompt: torch.Tensor, target: torch.Tensor)
 
 def spans_of(n_tokens: int, n_spans: int) -> list[tuple[int, int]]:
     edges = [round(i * n_tokens / n_spans) for i in range(n_spans + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def check(found: np.ndarray, expected: np.ndarray, what: str) -> None:

@@ -59,7 +59,7 @@ def check(
     ] = None,
     attribute: Annotated[
         list[str] | None,
-        typer.Option(help="Attribution method, such as input_x_gradient; repeatable."),
+        typer.Option(help="Attribution method, such as attn_lrp; repeatable."),
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
     heads: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,

@@ -49,10 +49,13 @@ def extract(
     seed: Annotated[int, typer.Option(help="Of sample.")] = 0,
     attribute: Annotated[
         list[str] | None,
-        typer.Option(help="Attribution method, such as input_x_gradient; repeatable."),
+        typer.Option(help="Attribution method, such as attn_lrp; repeatable."),
     ] = None,
     attribute_target: Annotated[
-        str, typer.Option(help="What attributions credit: logprob or logit of each target token.")
+        str,
+        typer.Option(
+            help="What attributions credit, of each target token: logprob, logit or contrast."
+        ),
     ] = "logprob",
     layers: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
     heads: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
