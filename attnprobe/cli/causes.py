@@ -88,7 +88,9 @@ def knockout(
     if as_json:
         print(found.to_json())
         return
-    show_table([_shown(row) for row in found.to_table()], title=found.title)
+    for by_name in found.effects:
+        rows = [_shown(row) for row in found.to_table() if row["outcome"] == by_name]
+        show_table(rows, title=f"{found.title}: {by_name.replace('_', ' ')}")
 
 
 @app.command()
@@ -182,11 +184,10 @@ def _shown(row: dict[str, Any]) -> dict[str, str]:
         "style": row["style"],
         "layers": row["layers"],
         "keys": row["keys"],
-        "outcome": row["outcome"].replace("_", " "),
         "before": _number(row["before"]),
         "change": _interval(row),
-        "p adjusted": _number(row["p_adjusted"]),
-        "records": str(row["n_items"]),
+        "p": _number(row["p_adjusted"]),
+        "n": str(row["n_items"]),
     }
 
 
