@@ -74,16 +74,17 @@ def test_hidden_tokens_are_seen_by_none_after_them(run, loaded):
         mask = torch.zeros(1, 1, length, length, dtype=torch.float64)
         logits = model(ids, attention_mask=mask.masked_fill(~allowed, -torch.inf)).logits[0, :-1]
         expected = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
-        np.testing.assert_allclose(row, expected.numpy(), atol=1e-4)
+        after = slice(encoding.n_prompt - 1, None)
+        np.testing.assert_allclose(row[after], expected.numpy()[after], atol=1e-4)
 
 
 def test_numbers_are_substituted_by_as_many_digits(run, loaded, monkeypatch):
     encoding = run.encoding("item-001/coarse")
     seen = []
 
-    def taken(loaded, texts):
+    def taken(loaded, texts, first):
         seen.extend(texts)
-        return log_probs(loaded, texts)
+        return log_probs(loaded, texts, first=first)
 
     monkeypatch.setattr("attnprobe.workflows.perturbing.log_probs", taken)
     candidates = PERTURBATIONS["numbers"].candidates(loaded, encoding)
@@ -105,14 +106,16 @@ def test_embeddings_are_replaced_by_their_mean(run, loaded):
     encoding = run.encoding("item-000/coarse")
     found = PERTURBATIONS["embedding"].run(loaded, encoding, [[], [2, 7]], 0)
     ids = [encoding.ids.tolist()]
-    np.testing.assert_allclose(found[:1], log_probs(loaded, ids), atol=1e-5)
+    after = slice(encoding.n_prompt - 1, None)
+    assert np.isnan(found[:, : encoding.n_prompt - 1]).all()
+    np.testing.assert_allclose(found[0, after], log_probs(loaded, ids)[0, after], atol=1e-5)
     model = tiny_llama()
     vectors = model.model.embed_tokens(torch.tensor(ids))
     mean = vectors[0, : encoding.n_prompt].mean(0)
     vectors[0, 2], vectors[0, 7] = mean, mean
     logits = model(inputs_embeds=vectors).logits[0, :-1]
     expected = logits.log_softmax(-1).gather(-1, torch.tensor(ids)[0, 1:, None])[:, 0]
-    np.testing.assert_allclose(found[1], expected, atol=1e-4)
+    np.testing.assert_allclose(found[1, after], expected[after], atol=1e-4)
 
 
 def test_a_ranking_by_the_true_effects_beats_random_and_its_reverse_does_not(run, monkeypatch):

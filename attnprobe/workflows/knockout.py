@@ -217,7 +217,7 @@ def _outcomes(
         places = there[start : start + settings.batch_size]
         some = [every[place] for place in places]
         with knockout(loaded.model, per_example=some):
-            probs = log_probs(loaded, [encoding.ids.tolist()] * len(some))
+            probs = log_probs(loaded, [encoding.ids.tolist()] * len(some), first=encoding.n_prompt)
         steps = [position - 1 for position in positions]
         found["log_prob"][places] = probs[:, steps].sum(1)
         if settings.written:

@@ -18,6 +18,7 @@ def log_probs(
     loaded: LoadedModel,
     texts: Sequence[Sequence[int]],
     embeddings: torch.Tensor | None = None,
+    first: int = 1,
 ) -> Float32[np.ndarray, "text step"]:
     """Return the log-probability (nats) of every token but the first of equally long texts.
 
@@ -25,18 +26,25 @@ def log_probs(
         loaded: The model.
         texts: Token ids.
         embeddings: What the model is given instead, [text, token, size].
+        first: Position of the first token that is asked for; logits over a whole vocabulary are
+            worked out from there on only.
 
     Returns:
-        One row per text.
+        One row per text; NaN before the tokens that are asked for.
     """
     ids = torch.tensor([list(text) for text in texts], device=loaded.device)
     inputs = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings}
     accepted = inspect.signature(transformers_model(loaded.model).forward).parameters
     if "use_cache" in accepted:
         inputs |= {"use_cache": False}
-    logits = loaded.model(**inputs).logits[:, :-1].float()
-    chosen = logits.log_softmax(-1).gather(-1, ids[:, 1:, None].to(logits.device))
-    return chosen[..., 0].cpu().numpy()
+    n_asked = ids.shape[1] - first
+    if "logits_to_keep" in accepted:
+        inputs |= {"logits_to_keep": n_asked + 1}
+    logits = loaded.model(**inputs).logits[:, -n_asked - 1 : -1].float()
+    chosen = logits.log_softmax(-1).gather(-1, ids[:, first:, None].to(logits.device))
+    found = np.full((len(texts), ids.shape[1] - 1), np.nan, np.float32)
+    found[:, first - 1 :] = chosen[..., 0].cpu().numpy()
+    return found
 
 
 def refuse_virtual(encoding: Encoding) -> None:

@@ -27,7 +27,8 @@ class Perturbation:
     candidates: Callable[[LoadedModel, Encoding], list[int]]
     """Positions of the prompt that can be."""
     run: Callable[[LoadedModel, Encoding, Removed, int], Float32[np.ndarray, "variant step"]]
-    """Log-probabilities of every token but the first without them; the last argument is a seed."""
+    """Log-probabilities of every token but the first without them, NaN for the prompt's; the last
+    argument is a seed."""
 
 
 def _any_but_first(loaded: LoadedModel, encoding: Encoding) -> list[int]:
@@ -46,7 +47,7 @@ def _hidden(
         for positions in removed
     ]
     with knockout(loaded.model, per_example=edges):
-        return log_probs(loaded, [encoding.ids.tolist()] * len(removed))
+        return log_probs(loaded, [encoding.ids.tolist()] * len(removed), first=encoding.n_prompt)
 
 
 def _numbers(loaded: LoadedModel, encoding: Encoding) -> list[int]:
@@ -85,7 +86,7 @@ def _substituted(
         for at in positions:
             ids[at] = others[at]
         texts.append(ids)
-    return log_probs(loaded, texts)
+    return log_probs(loaded, texts, first=encoding.n_prompt)
 
 
 @torch.inference_mode()
@@ -104,7 +105,9 @@ def _embedded(
     mean = vectors[0, : encoding.n_prompt].float().mean(0).to(vectors.dtype)
     for variant, positions in enumerate(removed):
         vectors[variant, list(positions)] = mean
-    return log_probs(loaded, [encoding.ids.tolist()] * len(removed), vectors)
+    return log_probs(
+        loaded, [encoding.ids.tolist()] * len(removed), vectors, first=encoding.n_prompt
+    )
 
 
 PERTURBATIONS = {
