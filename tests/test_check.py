@@ -98,7 +98,7 @@ def test_the_disk_is_estimated_and_rather_too_large(loaded, records, tmp_path, k
     sizes = check_sizes(records, loaded, settings)
     extract(records, loaded, tmp_path / "run", settings).close()
     real = sum(file.stat().st_size for file in (tmp_path / "run").rglob("*") if file.is_file())
-    assert real / 1.25 < sizes < real * 1.5  # sharp random attention shrinks more than real one
+    assert real / 1.25 < sizes < real * 1.6  # sharp random attention shrinks more than real one
 
 
 def check_sizes(records, loaded, settings):

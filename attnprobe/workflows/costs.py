@@ -27,7 +27,7 @@ _STEP_BYTES = {"u16": 1.7, "u8": 1.7, "f32": 3.1}
 _POOLED_BYTES = {"u16": 1.3, "u8": 1.3, "f32": 2.4}
 _VISIBLE_BYTES = 0.3
 _SCORE_BYTES = 3.5
-_TOKEN_BYTES, _RECORD_BYTES, _SHARD_BYTES, _CHUNK_BYTES = 8, 1_000, 18_000, 300
+_TOKEN_BYTES, _RECORD_BYTES, _SHARD_BYTES, _CHUNK_BYTES = 8, 1_000, 12_000, 60
 """Stored bytes, after compression, measured with SmolLM2-135M over number sequences: per weight or
 mass, per visible count, per attribution score, per token and record, and per shard, where every
 layer and head begins a chunk of its own."""
