@@ -379,12 +379,13 @@ def test_two_threads_record_two_models():
     expected = handmade.truth(model, ids)
     found = {}
 
-    def run(name):
-        own = HandMade(handmade.plain)
+    def run(name, own):
         for _ in range(5):
             found[name] = recorded(own, ids).full
 
-    threads = [threading.Thread(target=run, args=(name,)) for name in range(2)]
+    # Made here: they are seeded, and threads share torch's generator.
+    own = [HandMade(handmade.plain) for _ in range(2)]
+    threads = [threading.Thread(target=run, args=(name, own[name])) for name in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
