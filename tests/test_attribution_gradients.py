@@ -15,6 +15,8 @@ from captum.attr import (
 
 from attnprobe.attribution import METHODS, Focus, Prediction, attribute, spread
 from attnprobe.attribution.gradients import backwards, forwards
+from attnprobe.attribution.graph import Graph, row_gradients
+from attnprobe.attribution.prediction import with_foils
 from attnprobe.attribution.targets import TARGETS
 from attnprobe.errors import ModelError, SelectionError
 from attnprobe.types import Attribution, Span, is_source
@@ -351,3 +353,21 @@ def test_credit_of_spans_is_spread_over_their_tokens_before_the_step():
     tokens = spread(found, spans, 4, 6).scores
     nan = np.nan
     np.testing.assert_array_equal(tokens, [[2, 2, 2, 4, nan, nan], [1, 1, 1, 4, 4, nan]])
+
+
+@pytest.mark.parametrize("target", ["logprob", "contrast"])
+@pytest.mark.parametrize("name", MODELS)
+def test_parts_of_a_long_target_change_nothing(name, target):
+    """Thirty steps of forty tokens are walked back in three parts."""
+    model, ids = MODELS[name](), some_ids(40)
+    asked = with_foils(Prediction(model, ids[None], 10, TARGETS[target], {}))
+    vectors = asked.embeddings()[None]
+    seen = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda *_: seen.append(1))
+    found = list(row_gradients(asked, vectors))
+    handle.remove()
+    assert len(seen) == 3
+    whole = list(Graph(asked, vectors))
+    assert len(found) == len(whole) == 30
+    for one, other in zip(found, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))

@@ -2,7 +2,7 @@
 
 import torch
 
-from attnprobe.attribution.graph import Graph, directional
+from attnprobe.attribution.graph import directional, row_gradients
 from attnprobe.attribution.prediction import Prediction
 
 
@@ -36,8 +36,8 @@ def saliency(prediction: Prediction) -> torch.Tensor:
     its tokens, so long spans have more.
     """
     scores = prediction.no_scores()
-    graph = Graph(prediction, prediction.embeddings()[None])
-    for row, gradient in enumerate(graph):
+    gradients = row_gradients(prediction, prediction.embeddings()[None])
+    for row, gradient in enumerate(gradients):
         scores[row, : gradient.shape[1]] = gradient[0].float().norm(dim=-1).cpu()
     return scores
 
@@ -78,7 +78,9 @@ def backwards(
     prediction: Prediction, vectors: torch.Tensor, directions: torch.Tensor
 ) -> torch.Tensor:
     """Do as `along`, by one walk back through a shared graph for each row."""
-    rows = [(gradient * directions).float().sum(-1) for gradient in Graph(prediction, vectors)]
+    rows = [
+        (gradient * directions).float().sum(-1) for gradient in row_gradients(prediction, vectors)
+    ]
     return by_column(prediction, torch.stack(rows, 1).cpu())
 
 

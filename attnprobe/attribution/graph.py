@@ -3,6 +3,8 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -82,6 +84,38 @@ class Graph:
         n_rows = len(self.prediction.rows)
         for row in range(n_rows):
             yield self.gradients(row, more=row < n_rows - 1)[0]
+
+
+def row_gradients(prediction: Prediction, vectors: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the gradient of each row by the vectors: [batch, source, size], 0 after the row's step.
+
+    A walk back costs as much as there are tokens in the pass, also those after the step. So a long
+    target is cut into parts, each with a pass over the tokens up to its end; with n steps and t
+    tokens, n / √(2t) parts cost the least.
+    """
+    n_steps, n_tokens = prediction.n_steps, prediction.n_tokens
+    if prediction.steps is not None:
+        yield from Graph(prediction, vectors)
+        return
+    n_parts = max(1, round(n_steps / (2 * n_tokens) ** 0.5))
+    edges = [round(part * n_steps / n_parts) for part in range(n_parts + 1)]
+    for start, stop in pairwise(edges):
+        part = _steps_of(prediction, start, stop)
+        for gradient in Graph(part, vectors[:, : part.n_tokens - 1]):
+            n_after = vectors.shape[1] - gradient.shape[1]
+            yield torch.nn.functional.pad(gradient, (0, 0, 0, n_after))
+
+
+def _steps_of(prediction: Prediction, start: int, stop: int) -> Prediction:
+    """Return the prediction of some of the steps, from the tokens before them alone."""
+    n_prompt = prediction.n_prompt
+    return replace(
+        prediction,
+        ids=prediction.ids[:, : n_prompt + stop],
+        n_prompt=n_prompt + start,
+        foils=None if prediction.foils is None else prediction.foils[start:stop],
+        spans=None,
+    )
 
 
 @contextmanager
