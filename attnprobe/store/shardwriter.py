@@ -239,7 +239,12 @@ class ShardWriter:
             self.disk.check()
 
     def close(self) -> None:
-        """Close the file, finished or not."""
+        """Close the file, finished or not, and let go of what waits to be written.
+
+        What grows knows its writer; without this, only the collector of cycles would free both,
+        many shards later.
+        """
+        self.growing.clear()
         self.file.close()
         self.disk.close()
 
