@@ -1,7 +1,9 @@
 """What goes in comes out, whatever its shape."""
 
+import gc
 import tempfile
 import time
+import weakref
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -253,3 +255,19 @@ def test_make_run_makes_a_complete_run(tmp_path):
     with store.open_run(make_run(tmp_path / "run")) as run:
         assert run.complete
         assert len(run.records) == 24
+
+
+def test_a_shard_that_is_closed_leaves_nothing_in_memory(tmp_path):
+    captures = make_captures(tasks=1)
+    writer = open_writer(tmp_path / "run", captures)
+    gc.collect()
+    gc.disable()
+    try:
+        with writer.chunk(0) as sink:
+            for capture in captures[: len(writer.manifest.plan[0])]:
+                sink.append(capture)
+            seen = weakref.ref(sink)
+        del sink
+        assert seen() is None
+    finally:
+        gc.enable()
