@@ -30,7 +30,7 @@ from attnprobe.store.manifest import Manifest
 from attnprobe.store.plan import PlannedRecord
 from attnprobe.store.publish import told_plainly
 from attnprobe.store.receipts import RECORD_COLUMNS
-from attnprobe.store.stickyfile import MemoryFile, StickyFile
+from attnprobe.store.stickyfile import MemoryFile, StickyFile, uninterrupted
 from attnprobe.types import Capture
 
 LIBVER = ("v110", "v110")
@@ -137,7 +137,7 @@ class ShardWriter:
         self.texts: dict[str, list[bytes]] = defaultdict(list)
         self.numbers: dict[str, list[Any]] = defaultdict(list)
         self.growing: dict[str, Growing] = {}
-        with told_plainly(path):
+        with told_plainly(path), uninterrupted():
             self.disk = StickyFile(path) if disk is None else disk
             self.file = h5py.File(self.disk, "w", libver=LIBVER)
             self.file.attrs["format"] = np.bytes_(FORMAT)
@@ -194,7 +194,7 @@ class ShardWriter:
             )  # fmt: skip
 
     def _append_column(self, column: Column, values: np.ndarray, crc: int, record_id: str) -> int:
-        with told_plainly(self.path):
+        with told_plainly(self.path), uninterrupted():
             with_this = self.growing[column.name].append(
                 values, crc, f"record '{record_id}', {column.name}"
             )
@@ -231,7 +231,7 @@ class ShardWriter:
                 "captures are missing", where=str(self.path),
                 got=f"{self.counts['record']} records", expected=len(self.planned),
             )  # fmt: skip
-        with told_plainly(self.path):
+        with told_plainly(self.path), uninterrupted():
             for growing in self.growing.values():
                 growing.finish()
             self._write_small()
@@ -245,8 +245,9 @@ class ShardWriter:
         many shards later.
         """
         self.growing.clear()
-        self.file.close()
-        self.disk.close()
+        with uninterrupted():
+            self.file.close()
+            self.disk.close()
 
     def _write_small(self) -> None:
         self.numbers["/layer"], self.numbers["/head"] = (

@@ -6,10 +6,34 @@ writer, which asks after every step; what HDF5 writes after it goes nowhere, and
 away.
 """
 
+import contextlib
 import io
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait until the block ends: what is raised while HDF5 calls back can get lost.
+
+    Signals come to the main thread alone; in any other one this does nothing.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    caught: list[tuple[Any, ...]] = []
+    signal.signal(signal.SIGINT, lambda *what: caught.append(what))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        before(*caught[0])
 
 
 class MemoryFile(io.BytesIO):
