@@ -201,7 +201,11 @@ def test_interrupting_exits_with_130_and_keeps_what_was_sealed(model, tmp_path):
         sys.executable, "-m", "attnprobe", "extract", str(data), "-m", str(model), "-o",
         str(tmp_path / "run"), "--records-per-chunk", "2",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True,
+        # jobs in the background of a shell ignore interrupts, and hand that down
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     shards = tmp_path / "run" / "shards"
     end = time.monotonic() + 120
     while not list(shards.glob("*.json")) and time.monotonic() < end:

@@ -10,6 +10,14 @@ from attnprobe.store.stickyfile import StickyFile, uninterrupted
 from tests.store.builders import make_captures, open_writer, write_missing
 
 
+@pytest.fixture(autouse=True)
+def _heeded():
+    """Heed interrupts, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("call", ["seek", "write", "tell"])
 def test_an_interrupt_within_a_callback_stops_the_writer(tmp_path, monkeypatch, call):
     captures = make_captures(tasks=1)
