@@ -24,7 +24,7 @@ from attnprobe.store.publish import publish, remove_leftovers, sync, temporary_b
 from attnprobe.store.reader import Run, open_run
 from attnprobe.store.shard import Shard
 from attnprobe.store.shardwriter import LIBVER
-from attnprobe.store.stickyfile import StickyFile
+from attnprobe.store.stickyfile import StickyFile, uninterrupted
 
 JSON_CHUNK = 2**20
 
@@ -130,7 +130,11 @@ def write_hdf5(run: Run, path: Path, on_progress: Callable[[int, int], None]) ->
     with told_plainly(path):
         disk = StickyFile(path)
     try:
-        with told_plainly(path), h5py.File(disk, "w", libver=LIBVER) as file:
+        with (
+            told_plainly(path),
+            uninterrupted() as heed,
+            h5py.File(disk, "w", libver=LIBVER) as file,
+        ):
             file.attrs["format"] = np.bytes_(FORMAT)
             file.attrs["format_version"] = np.array(FORMAT_VERSION, np.int32)
             _write_bytes(file, MANIFEST, _manifest_bytes(run))
@@ -143,6 +147,7 @@ def write_hdf5(run: Run, path: Path, on_progress: Callable[[int, int], None]) ->
                 if not run.complete:  # the manifest has none of the receipts
                     stored = run.path / SHARDS / receipt_name(receipt.chunk)
                     _write_bytes(shards, stored.name, stored.read_bytes())
+                heed()
                 disk.check()
                 done += receipt.counts["record"]
                 on_progress(done, total)

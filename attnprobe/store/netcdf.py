@@ -11,7 +11,7 @@ import xarray as xr
 from attnprobe.errors import FormatError
 from attnprobe.store.jsonfile import canonical_json
 from attnprobe.store.publish import told_plainly
-from attnprobe.store.stickyfile import StickyFile
+from attnprobe.store.stickyfile import StickyFile, uninterrupted
 from attnprobe.types import Encoding
 
 if TYPE_CHECKING:
@@ -134,10 +134,15 @@ def write_netcdf(run: "Run", path: Path, on_progress: Callable[[int, int], None]
     with told_plainly(path):
         disk = StickyFile(path)
     try:
-        with told_plainly(path), h5netcdf.File(disk, "w", libver=("v110", "v110")) as file:
+        with (
+            told_plainly(path),
+            uninterrupted() as heed,
+            h5netcdf.File(disk, "w", libver=("v110", "v110")) as file,
+        ):
             writer = _Writer(file, run, sizes, masses)
             for number, blocks in enumerate(_blocks(run, masses), 1):
                 writer.append(blocks)
+                heed()
                 disk.check()
                 on_progress(number, sizes["record"])
             writer.finish()

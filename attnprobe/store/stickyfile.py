@@ -11,29 +11,36 @@ import io
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[Callable[[], None]]:
     """Let Ctrl-C wait until the block ends: what is raised while HDF5 calls back can get lost.
 
     Signals come to the main thread alone; in any other one this does nothing.
+
+    Yields:
+        What a long block calls where HDF5 does not: it answers to a Ctrl-C that waits.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
     caught: list[tuple[Any, ...]] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def heed() -> None:
+        if caught and callable(before):
+            before(*caught.pop())
+
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield heed
+        return
     signal.signal(signal.SIGINT, lambda *what: caught.append(what))
     try:
-        yield
+        yield heed
     finally:
         signal.signal(signal.SIGINT, before)
-    if caught:
-        before(*caught[0])
+    heed()
 
 
 class MemoryFile(io.BytesIO):

@@ -6,8 +6,9 @@ import signal
 import pytest
 
 from attnprobe import store
+from attnprobe.store.exporting import export
 from attnprobe.store.stickyfile import StickyFile, uninterrupted
-from tests.store.builders import make_captures, open_writer, write_missing
+from tests.store.builders import make_captures, make_run, open_writer, write_missing
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,31 @@ def test_an_interrupt_within_a_callback_stops_the_writer(tmp_path, monkeypatch, 
     assert signal.getsignal(signal.SIGINT) is before
     write_missing(writer, captures)
     assert store.verify(tmp_path / "run", full=True).good
+
+
+@pytest.mark.parametrize("ending", [".h5", ".nc"])
+@pytest.mark.parametrize("call", ["seek", "write"])
+def test_an_interrupt_within_a_callback_stops_an_export(tmp_path, monkeypatch, ending, call):
+    make_run(tmp_path / "run", tasks=1)
+    out = tmp_path / f"one{ending}"
+    plain, pressed, done = getattr(StickyFile, call), [], []
+
+    def interrupted(self, *arguments):
+        if not pressed:
+            pressed.append(call)
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(StickyFile, call, interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        export(tmp_path / "run", out, on_progress=lambda n, total: done.append(n))
+    assert pressed
+    assert not done, "it went on to the end"
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    export(tmp_path / "run", out)
+    assert out.is_file()
 
 
 def test_an_error_is_not_replaced_by_the_interrupt():
