@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 
+from attnprobe.attention import certificate as certificate_module
 from attnprobe.attention import check_canary, compat, record
 from attnprobe.attention import recording as recording_module
 from attnprobe.attention import rows as rows_module
@@ -377,6 +378,22 @@ def test_honest_work_passes(llama, keep):
     worst = capture_all(llama, keep).certificate.worst
     assert max(worst.values()) < 1e-5
     assert check_canary(llama, [keep]) < 1e-4
+
+
+@KEEPS
+@torch.no_grad()
+def test_heads_whose_values_are_all_zero_pass(llama, keep, monkeypatch):
+    """0 from 0 is no error; 0 from other values, or something from 0, is."""
+    llama.model.layers[1].self_attn.v_proj.weight[: llama.config.head_dim] = 0.0
+    worst = capture_all(llama, keep).certificate.worst
+    assert max(worst.values()) < 1e-5
+    original = rows_module.rows_times_values
+    monkeypatch.setattr(
+        certificate_module, "rows_times_values", lambda *args: original(*args) + 1e-6
+    )
+    assert "layer 1: the captured attention is not what the model used" in message(
+        CertificateError, lambda: capture_all(llama, keep)
+    )
 
 
 @KEEPS

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import attnprobe
 from attnprobe.attention import Survey, record
+from attnprobe.attribution import attribute
 from attnprobe.capturing import CaptureSettings, Decoding, capture, count_virtual, generate
 from attnprobe.capturing import captures as capturing_captures
 from attnprobe.cli import app
@@ -265,6 +266,20 @@ def test_attributions_are_refused(loaded, kind):
         f"prefix contributed belongs to no token of the text; got {KINDS[kind]} virtual tokens; "
         "leave out --attribute."
     )
+
+
+def test_attributions_of_a_prefix_tuned_model_are_refused_without_a_run_too(folders):
+    loaded = load_model(str(folders["PEFT"]), device="cpu")
+    with pytest.raises(ModelError) as error:
+        attribute(loaded.model, [3, 4, 5], 1)
+    assert str(error.value) == (
+        "model: attributions of a model with virtual tokens are not supported: what the prefix "
+        "contributed belongs to no token of the text; got 3 virtual tokens; use a model without "
+        "prefix tuning, such as one with a LoRA adapter."
+    )
+    with loaded.model.disable_adapter():
+        base = attribute(loaded.model.get_base_model(), [3, 4, 5], 1).scores
+    assert np.isfinite(base[:, 0]).all()
 
 
 # --- decoding --------------------------------------------------------------------------------

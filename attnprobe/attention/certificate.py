@@ -81,7 +81,8 @@ def row_errors(
 
     Returns:
         Per example, the worst over heads and rows of ‖rows·V − output‖ / ‖output‖. Where an
-        output is tiny against the values it was mixed from, those set the scale.
+        output is tiny against the values it was mixed from, those set the scale. Of a head whose
+        values are all 0, an output of 0 is no error.
     """
     if call.value is None:
         raise ValueError("a call without values")
@@ -90,8 +91,9 @@ def row_errors(
     used = output[examples, columns].transpose(1, 2).float()
     scale = call.value.float().norm(dim=-1).amax(-1)
     scale = scale.repeat_interleave(used.shape[1] // scale.shape[1], dim=1)[..., None]
-    error = (mixed - used).norm(dim=-1) / used.norm(dim=-1).maximum(_SMALLEST * scale)
-    return _worst(error)
+    off = (mixed - used).norm(dim=-1)
+    error = off / used.norm(dim=-1).maximum(_SMALLEST * scale)
+    return _worst(torch.where(off == 0, 0.0, error))
 
 
 def pool_errors(

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from attnprobe.attribution.prediction import Ranges
 from attnprobe.errors import ModelError, SelectionError
 from attnprobe.models import transformers_model
+from attnprobe.models.virtual import stated_virtual
 
 
 def check_input(
@@ -20,7 +21,12 @@ def check_input(
 
     Raises:
         SelectionError: If the ids are no sequence of the model's tokens, or leave no target.
+        ModelError: If an adapter puts virtual tokens before the text.
     """
+    refuse_virtual(
+        stated_virtual(model), "model",
+        "use a model without prefix tuning, such as one with a LoRA adapter",
+    )  # fmt: skip
     ids = _one_sequence(input_ids, "input_ids")
     n_tokens = ids.shape[1]
     if not 1 <= n_prompt < n_tokens:
@@ -29,6 +35,25 @@ def check_input(
             got=n_prompt, expected=f"1 to {n_tokens - 1} of {n_tokens} tokens",
         )  # fmt: skip
     return _known(model, ids, "input_ids")
+
+
+def refuse_virtual(n_virtual: int, where: str, fix: str) -> None:
+    """Refuse a model with virtual tokens: its attributions would leave the prefix out.
+
+    Args:
+        n_virtual: How many there are.
+        where: What asked for attributions.
+        fix: What to do instead.
+
+    Raises:
+        ModelError: If there are any.
+    """
+    if n_virtual:
+        raise ModelError(
+            "attributions of a model with virtual tokens are not supported: what the prefix "
+            "contributed belongs to no token of the text", where=where,
+            got=f"{n_virtual} virtual tokens", fix=fix,
+        )  # fmt: skip
 
 
 def _known(

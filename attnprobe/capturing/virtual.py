@@ -7,6 +7,7 @@ from transformers import LogitsProcessorList
 
 from attnprobe.attention import Survey, record
 from attnprobe.attention.survey import INTERCEPTION
+from attnprobe.attribution.inputs import refuse_virtual
 from attnprobe.encode import framed
 from attnprobe.errors import ModelError
 from attnprobe.models import LoadedModel, transformers_model
@@ -69,12 +70,7 @@ def refuse_attribution(n_virtual: int) -> None:
     Raises:
         ModelError: If there are any.
     """
-    if n_virtual:
-        raise ModelError(
-            "attributions of a model with virtual tokens are not supported: what the prefix "
-            "contributed belongs to no token of the text", where="--attribute",
-            got=f"{n_virtual} virtual tokens", fix="leave out --attribute",
-        )  # fmt: skip
+    refuse_virtual(n_virtual, "--attribute", "leave out --attribute")
 
 
 def write_after_prefix(
