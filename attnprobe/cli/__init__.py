@@ -8,6 +8,7 @@ from attnprobe.cli import (  # noqa: F401  (each adds its commands)
     demo,
     files,
     finetune,
+    plots,
     runs,
     score,
 )

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from attnprobe.cli.analysis import By, FigureOut, LookName, Seed, Width, checked_by, plot
+from attnprobe.cli.analysis import By, Seed, checked_by
 from attnprobe.cli.app import app, names, numbers, progress_bar, say, show_table
 from attnprobe.cli.models import TrustRemoteCode
+from attnprobe.cli.plots import FigureOut, LookName, Width, plot
 from attnprobe.cli.runs import RunFolder, quiet_libraries
 
 OtherModel = Annotated[
