@@ -105,6 +105,10 @@ class FigureError(AttnprobeError):
     """A figure cannot be drawn or saved as asked."""
 
 
+class ReportError(AttnprobeError):
+    """A page for a browser cannot be made or served as asked."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Word a hint for a failed lookup: the nearest name, then all there is."""
     names = sorted(set(known))
