@@ -6,15 +6,16 @@ from matplotlib.figure import Figure
 
 from attnprobe.figures.drawing import draw
 from attnprobe.figures.fonts import already_warned
+from attnprobe.figures.lines import draw_lines
 from attnprobe.figures.looks import LOOKS, Look
 from attnprobe.figures.maps import draw_attribution, draw_maps
 from attnprobe.figures.saving import save
 from attnprobe.figures.tokens import draw_tokens
-from attnprobe.panels import AttributionPanel, MapPanel
+from attnprobe.panels import AttributionPanel, LinePanel, MapPanel
 
 __all__ = [
-    "LOOKS", "Look", "already_warned", "draw", "draw_any", "draw_attribution", "draw_maps",
-    "draw_tokens", "save",
+    "LOOKS", "Look", "already_warned", "draw", "draw_any", "draw_attribution", "draw_lines",
+    "draw_maps", "draw_tokens", "save",
 ]  # fmt: skip
 
 
@@ -24,4 +25,6 @@ def draw_any(panel: Any, look: str = "paper") -> Figure:
         return draw_attribution(panel, look)
     if isinstance(panel, MapPanel):
         return draw_maps(panel, look)
+    if isinstance(panel, LinePanel):
+        return draw_lines(panel, look)
     return draw(panel, look)

@@ -5,13 +5,15 @@ from attnprobe.panels.bars import BarPanel
 from attnprobe.panels.changes import change_panels
 from attnprobe.panels.heads import head_panel
 from attnprobe.panels.items import item_records
+from attnprobe.panels.lines import Line, LinePanel
 from attnprobe.panels.maps import MapPanel, map_panels
 from attnprobe.panels.panel import Panel, limits_around_zero, limits_from_zero
 from attnprobe.panels.segments import segment_panels
 from attnprobe.panels.tokens import TokenAxis, TokenLabel, token_axis
 
 __all__ = [
-    "AttributionPanel", "BarPanel", "MapPanel", "Panel", "TokenAxis", "TokenLabel",
+    "AttributionPanel", "BarPanel", "Line", "LinePanel", "MapPanel", "Panel", "TokenAxis",
+    "TokenLabel",
     "attribution_panel", "change_panels", "head_panel", "item_records",
     "limits_around_zero", "limits_from_zero", "map_panels", "segment_panels", "token_axis",
 ]  # fmt: skip
