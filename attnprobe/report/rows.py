@@ -1,0 +1,118 @@
+"""Rows of one record for the page: attention of a head or of all, and attributions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from attnprobe.errors import MeasureError
+from attnprobe.panels.tokens import token_labels
+from attnprobe.report.coding import coded_rows, plain
+from attnprobe.types import Encoding
+
+
+def attention_rows(
+    run: Any,
+    record_id: str,
+    layer: int | None = None,
+    head: int | None = None,
+    *,
+    every: bool = False,
+) -> dict[str, Any]:
+    """Write where a record's queries look: one head, or the mean over what is left out.
+
+    Args:
+        run: An open run that holds rows.
+        record_id: Which record.
+        layer: One layer; None for the mean over all.
+        head: One head; None for the mean over all.
+        every: Take every query that is stored, not only those that predict the target.
+
+    Returns:
+        The rows of `coded_rows`, and `queries`: the position of each row.
+
+    Raises:
+        MeasureError: If the run holds no rows.
+        SelectionError: If there is no such record, layer or head.
+    """
+    require_rows(run)
+    layers = list(run.layers) if layer is None else [layer]
+    total: Any = 0.0
+    rows: Any = None
+    for one in layers:  # a layer at a time: all heads of a long record would not fit in memory
+        rows = run.weights(record_id, layer=one, head=head)
+        if not every:
+            rows = rows.sel(query=list(run.encoding(record_id).step_queries))
+        mean = rows.mean(("layer", "head"), dtype=np.float64)
+        total = total + mean.transpose("query", "key").values
+    first = rows["first_key"].values
+    piece = coded_rows(total / len(layers), first, rows["last_key"].values - first + 1)
+    return {"queries": rows["query"].values.tolist(), **piece}
+
+
+def has_rows(run: Any) -> bool:
+    """Tell whether a run holds rows of tokens."""
+    return bool({"rows", "full"} & set(run.keep))
+
+
+def require_rows(run: Any) -> None:
+    """Refuse a run without rows.
+
+    Raises:
+        MeasureError: If it holds none.
+    """
+    if not has_rows(run):
+        raise MeasureError(
+            "the run does not hold attention rows", where=str(run.path),
+            got=f"--keep {' '.join(run.keep)}",
+            fix="extract again with --keep rows (where predicted tokens look) or --keep full",
+        )  # fmt: skip
+
+
+def attribution_rows(run: Any, record_id: str, method: str) -> dict[str, Any]:
+    """Write what each predicted token is credited to, by one method.
+
+    Returns:
+        The rows of `coded_rows` with a sign, `queries` (one before the predicted token, as for
+        attention), `unit` and `target`.
+
+    Raises:
+        SelectionError: If there is no such record or method.
+    """
+    found = run.attribution(record_id, method)
+    positions = found["position"].values
+    piece = coded_rows(
+        found.values.astype(np.float64), [0] * len(positions), positions, signed=True
+    )
+    return {
+        "queries": (positions - 1).tolist(),
+        "unit": str(found.attrs.get("units", "")),
+        "target": str(found.attrs.get("target", "")),
+        **piece,
+    }
+
+
+def text_of(encoding: Encoding, log_probs: Sequence[float] | np.ndarray) -> dict[str, Any]:
+    """Write the tokens of a record, with the segment and the surprise of each.
+
+    Returns:
+        `texts`, a text per token; `merged`, [start, stop, text] of characters that were split over
+        several tokens; `spans`, [start, stop, role]; `n_prompt`; `n_virtual`; `sinks`;
+        `log_probs` (nats) of the predicted tokens; `generated`: what the model wrote, and
+        `expected`: the record's own target.
+    """
+    return {
+        "texts": list(encoding.texts),
+        "merged": [
+            [label.start, label.stop, label.text]
+            for label in token_labels(encoding.texts)
+            if label.stop - label.start > 1
+        ],
+        "spans": [[span.start, span.stop, span.role] for span in encoding.spans],
+        "n_prompt": encoding.n_prompt,
+        "n_virtual": encoding.n_virtual,
+        "sinks": list(encoding.sinks),
+        "log_probs": plain(np.asarray(log_probs), 3),
+        "generated": encoding.generated,
+        "expected": encoding.record.target_text,
+    }
