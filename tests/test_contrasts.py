@@ -330,7 +330,7 @@ def test_a_role_missing_in_one_style_says_who_has_what():
             run.step_mass[name] = mass.assign_coords(role=("group", roles))
     with pytest.raises(ContrastError) as caught:
         contrast(run, a="coarse", b="stepwise")
-    assert "answer on history: nothing to compare in coarse" in str(caught.value)
+    assert "answer → history: nothing to compare in coarse" in str(caught.value)
     assert "'stepwise' has queries answer and keys special, history, answer" in str(caught.value)
 
 

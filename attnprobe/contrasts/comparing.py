@@ -1,7 +1,7 @@
 """`compare`: paired differences on plain arrays."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,14 +10,10 @@ from jaxtyping import Float, Float64
 from scipy.special import gammaln
 from scipy.stats import false_discovery_control
 
-from attnprobe.contrasts.flips import bootstrap_interval, sign_flip_test
+from attnprobe.contrasts.flips import FlipTest, bootstrap_interval, sign_flip_test
+from attnprobe.contrasts.inference import MIN_UNITS, MIN_UNITS_FOR_SCREENING, Inference
+from attnprobe.contrasts.units import Units, paired_units
 from attnprobe.errors import ContrastError
-
-MIN_UNITS = 6
-"""Fewer units cannot give p < 0.05: with five, the smallest two-sided p is 2/2⁵ = 0.0625."""
-MIN_UNITS_FOR_SCREENING = 12
-"""From so many units on, single p-values are fine enough to screen heads by."""
-_SCOPE = {"task": "new tasks like these", "item": "on these tasks only"}
 
 
 def compare(
@@ -30,6 +26,8 @@ def compare(
     rng: int | np.random.Generator = 0,
     n_bootstrap: int = 2000,
     confidence: float = 0.95,
+    screening: str = "bh",
+    scale: str = "difference",
 ) -> xr.Dataset:
     """Compare two paired sets of values, head by head.
 
@@ -52,10 +50,12 @@ def compare(
         rng: Seed or generator of flips and resamples.
         n_bootstrap: Resamples of the interval.
         confidence: Coverage of the interval.
+        screening: False discovery rate of `q`: `bh`, or `by` for any dependence.
+        scale: `difference`, or `log-ratio`: log2 of the ratio of each unit's means.
 
     Returns:
         Over (layer, head): `estimate` of a − b, `low`, `high`; `p`, two-sided by sign flips, and
-        `p_adjusted` for all heads together (maximum statistic); `q`, Benjamini–Hochberg for
+        `p_adjusted` for all heads together (maximum statistic); `q`, the false discovery rate for
         screening, NaN below 12 units; `g_z`, the mean over the standard deviation of the units
         with Hedges' correction, NaN where they do not vary; `n_items`, `n_tasks`. A head with
         fewer than 6 units is estimated but not tested (p is NaN). One whose differences are all 0
@@ -63,93 +63,96 @@ def compare(
         `scope`, `p_smallest`, `n_units`, `n_tested`, `n_flips`, `exact` and the settings.
 
     Raises:
-        ContrastError: If shapes do not match, there is no pair, or there are fewer than 6 units.
+        ContrastError: If shapes do not match, there is no pair, values are infinite, or there are
+            fewer than 6 units.
     """
-    _check(a, b, tasks, by, confidence, n_flips, n_bootstrap)
-    differences = (a.astype(np.float64) - b.astype(np.float64)).reshape(len(a), -1)
-    paired = ~np.isnan(differences)
-    kept = paired.any(axis=1)
-    if not kept.any():
-        raise ContrastError(
-            "there is no pair to compare",
-            got=f"{len(a)} items, each without a value in one of the two",
-            expected="items with a value in both",
-        )
-    differences, paired = differences[kept], paired[kept]
-    names, codes = np.unique(np.asarray(tasks).astype(str)[kept], return_inverse=True)
-    task_means, task_sizes = _group_means(differences, codes, len(names))
-    units = task_means if by == "task" else differences
-    _require_units(units, names, by)
-    n_units = (~np.isnan(units)).sum(axis=0)
-    estimate, g_z = _effects(units, n_units)
-    generator = np.random.default_rng(rng)
-    low, high = bootstrap_interval(units, n_bootstrap, confidence, generator)
-    tested = np.where(n_units >= MIN_UNITS, units, np.nan)
-    test = sign_flip_test(tested, n_flips, generator)
-    columns = {
-        "estimate": estimate,
-        "low": low,
-        "high": high,
+    inference = Inference(by, n_flips, n_bootstrap, confidence, screening, scale, rng)
+    _, n_layers, n_heads = a.shape
+    coords = {"layer": np.arange(n_layers), "head": np.arange(n_heads)}
+    return compare_cells(a, b, tasks, inference, coords)
+
+
+def compare_cells(
+    a: Float[np.ndarray, "item *cell"],
+    b: Float[np.ndarray, "item *cell"],
+    tasks: Sequence[str] | np.ndarray,
+    inference: Inference,
+    coords: Mapping[str, np.ndarray],
+) -> xr.Dataset:
+    """Compare two paired sets of values over any axes: `compare` with the axes named.
+
+    Args:
+        a: Values on one side, items first.
+        b: Values of the same items on the other side.
+        tasks: Task of each item.
+        inference: The settings.
+        coords: Name and labels of each axis after the first; one family for all of them.
+
+    Returns:
+        As `compare`, over these axes.
+
+    Raises:
+        ContrastError: As `compare` does.
+    """
+    units = paired_units(a, b, tasks, inference)
+    _require_units(units, inference.by)
+    return flip_effects(units, inference, coords)
+
+
+def flip_effects(
+    units: Units, inference: Inference, coords: Mapping[str, np.ndarray]
+) -> xr.Dataset:
+    """Test and estimate the mean of units whose signs may be flipped."""
+    n_units = units.present
+    estimate, g_z = _effects(units.values, n_units)
+    generator = np.random.default_rng(inference.rng)
+    low, high = bootstrap_interval(
+        units.values, inference.n_bootstrap, inference.confidence, generator
+    )
+    tested = np.where(n_units >= MIN_UNITS, units.values, np.nan)
+    test = sign_flip_test(tested, inference.n_flips, generator)
+    columns = {"estimate": estimate, "low": low, "high": high, "g_z": g_z}
+    return dataset(columns, units, test, inference, coords).assign_attrs(test="sign flips")
+
+
+def dataset(
+    columns: Mapping[str, Float64[np.ndarray, " cell"]],
+    units: Units,
+    test: FlipTest,
+    inference: Inference,
+    coords: Mapping[str, np.ndarray],
+) -> xr.Dataset:
+    """Lay the columns of a comparison out over its axes, with everything about the test."""
+    shape = [len(labels) for labels in coords.values()]
+    ordered = {
+        **{name: columns[name] for name in ("estimate", "low", "high")},
         "p": test.p,
         "p_adjusted": test.p_adjusted,
-        "q": _screen(test.p, len(units)),
-        "g_z": g_z,
-        "n_items": paired.sum(axis=0),
-        "n_tasks": (task_sizes > 0).sum(axis=0),
+        "q": _screen(test.p, len(units), inference.screening),
+        **{name: column for name, column in columns.items() if name.startswith("g_")},
+        "n_items": units.n_items,
+        "n_tasks": units.n_tasks,
     }
-    _, n_layers, n_heads = a.shape
     return xr.Dataset(
-        {
-            name: (("layer", "head"), column.reshape(n_layers, n_heads))
-            for name, column in columns.items()
-        },
-        coords={"layer": np.arange(n_layers), "head": np.arange(n_heads)},
+        {name: (tuple(coords), column.reshape(shape)) for name, column in ordered.items()},
+        coords=dict(coords),
         attrs={
-            "by": by,
-            "scope": _SCOPE[by],
+            **inference.to_attrs(),
             "n_units": len(units),
             "n_tested": int((~np.isnan(test.p)).sum()),
             "p_smallest": test.p_smallest,
             "n_flips": test.n_flips,
             "exact": int(test.exact),
-            "n_bootstrap": n_bootstrap,
-            "confidence": confidence,
-            "seed": rng if isinstance(rng, int) else "generator",
         },
     )
 
 
-def _check(
-    a: np.ndarray,
-    b: np.ndarray,
-    tasks: Sequence[str] | np.ndarray,
-    by: str,
-    confidence: float,
-    n_flips: int,
-    n_bootstrap: int,
-) -> None:
-    if a.shape != b.shape or len(tasks) != len(a):
-        raise ContrastError(
-            "pairs and tasks must match item by item",
-            got=f"a {a.shape}, b {b.shape}, {len(tasks)} tasks",
-            expected="a and b of one shape (item, layer, head), and a task per item",
-        )
-    if by not in _SCOPE:
-        raise ContrastError("no such unit of inference", got=f"by='{by}'", expected="task or item")
-    if not 0 < confidence < 1 or n_flips < 1 or n_bootstrap < 1:
-        raise ContrastError(
-            "the settings of the test make no sense",
-            got=f"confidence={confidence}, n_flips={n_flips}, n_bootstrap={n_bootstrap}",
-            expected="confidence between 0 and 1, and at least one flip and one resample",
-        )
-
-
-def _require_units(units: np.ndarray, tasks: np.ndarray, by: str) -> None:
+def _require_units(units: Units, by: str) -> None:
     if len(units) >= MIN_UNITS:
         return
     smallest = 0.5 ** (len(units) - 1)
     if by == "task":
-        shown = ", ".join(f"'{task}'" for task in tasks)
+        shown = ", ".join(f"'{task}'" for task in units.tasks)
         raise ContrastError(
             f"{len(units)} task{'s' * (len(units) > 1)} cannot carry a claim about new tasks: no "
             f"flip of their signs can give a p-value below {smallest:.4g}",
@@ -167,38 +170,37 @@ def _require_units(units: np.ndarray, tasks: np.ndarray, by: str) -> None:
     )
 
 
-def _group_means(
-    values: Float64[np.ndarray, "item head"], codes: np.ndarray, n_groups: int
-) -> tuple[Float64[np.ndarray, "group head"], Float64[np.ndarray, "group head"]]:
-    """Average items within groups, leaving NaN out; also return how many items each mean has."""
-    member = np.zeros((n_groups, len(values)))
-    member[codes, np.arange(len(values))] = 1.0
-    present = ~np.isnan(values)
-    sizes = member @ present.astype(float)
-    sums = member @ np.where(present, values, 0.0)
-    return np.divide(sums, sizes, out=np.full_like(sums, np.nan), where=sizes > 0), sizes
-
-
 def _effects(
-    units: Float64[np.ndarray, "unit head"], n_units: np.ndarray
-) -> tuple[Float64[np.ndarray, " head"], Float64[np.ndarray, " head"]]:
+    units: Float64[np.ndarray, "unit cell"], n_units: np.ndarray
+) -> tuple[Float64[np.ndarray, " cell"], Float64[np.ndarray, " cell"]]:
     """Mean, and mean over standard deviation with Hedges' exact small-sample correction."""
     centre = np.full(units.shape[1], np.nan)
     spread = np.full(units.shape[1], np.nan)
     centre[n_units > 0] = np.nanmean(units[:, n_units > 0], axis=0)
     enough = n_units > 2
     spread[enough] = np.nanstd(units[:, enough], axis=0, ddof=1)
-    # Rounding leaves a tiny spread where all units agree; an effect size of 1e15 says nothing.
-    spread[spread <= 1e-12 * np.abs(centre)] = np.nan
-    spread[spread == 0] = np.nan
     freedom = np.where(enough, n_units - 1.0, np.nan)
+    return centre, standardised(centre, spread, freedom)
+
+
+def standardised(
+    difference: Float64[np.ndarray, " cell"],
+    spread: Float64[np.ndarray, " cell"],
+    freedom: Float64[np.ndarray, " cell"],
+) -> Float64[np.ndarray, " cell"]:
+    """Divide by the standard deviation, with Hedges' exact small-sample correction."""
+    # Rounding leaves a tiny spread where all units agree; an effect size of 1e15 says nothing.
+    varies = (spread > 1e-12 * np.abs(difference)) & (spread > 0)
     correction = np.exp(gammaln(freedom / 2) - gammaln((freedom - 1) / 2)) * np.sqrt(2 / freedom)
-    return centre, correction * centre / spread
+    return correction * difference / np.where(varies, spread, np.nan)
 
 
-def _screen(p: Float64[np.ndarray, " head"], n_units: int) -> Float64[np.ndarray, " head"]:
+def _screen(
+    p: Float64[np.ndarray, " cell"], n_units: int, screening: str
+) -> Float64[np.ndarray, " cell"]:
     screened = np.full(len(p), math.nan)
     tested = ~np.isnan(p)
     if n_units >= MIN_UNITS_FOR_SCREENING and tested.any():
-        screened[tested] = false_discovery_control(p[tested])
+        method = "by" if screening == "by" else "bh"
+        screened[tested] = false_discovery_control(p[tested], method=method)
     return screened

@@ -1,6 +1,6 @@
 """Sign flips: the null distribution of a paired difference, over many heads at once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ _BATCH = 1000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FlipTest:
-    """What sign flips say about each head."""
+    """What sign flips, or permuted labels, say about each head."""
 
     p: Float64[np.ndarray, " head"]
     """Two-sided, of each head by itself; NaN for heads without a value."""
@@ -22,9 +22,9 @@ class FlipTest:
     p_smallest: float
     """The smallest p-value that this many units and flips can give."""
     n_flips: int
-    """Flips looked at, the identity included."""
+    """Flips or permutations looked at, the identity included."""
     exact: bool
-    """Whether these are all flips there are."""
+    """Whether these are all there are."""
 
 
 def sign_flip_test(
@@ -54,33 +54,53 @@ def sign_flip_test(
     values = np.where(present, units, 0.0)[:, tested]
     length = np.sqrt((values**2).sum(axis=0))
     scaled = np.divide(values, length, out=np.zeros_like(values), where=length > 0)
-    observed = np.abs(scaled.sum(axis=0)) - _TOLERANCE
     n_units = len(units)
     exact = 2**n_units <= n_flips
-    reached = np.zeros(scaled.shape[1])
-    maxima: list[np.ndarray] = []
-    for signs in _all_signs(n_units) if exact else _drawn_signs(n_units, n_flips, rng):
-        statistic = np.abs(signs @ scaled)
-        reached += (statistic >= observed).sum(axis=0)
-        maxima.append(statistic.max(axis=1, initial=0.0))
-    highest = np.sort(np.concatenate(maxima))
-    n_seen = len(highest)
-    reached_by_any = n_seen - np.searchsorted(highest, observed, side="left")
+    flips = _all_signs(n_units) if exact else _drawn_signs(n_units, n_flips, rng)
+    alone, together, n_seen = reached(
+        np.abs(scaled.sum(axis=0)), (np.abs(signs @ scaled) for signs in flips)
+    )
     # A flip and its mirror image have the same |sum|, so at most half the flips differ.
     p_smallest = 1 / n_seen if exact else max(1 / n_seen, 0.5 ** (n_units - 1))
     return FlipTest(
-        p=_spread(reached / n_seen, tested),
-        p_adjusted=_spread(reached_by_any / n_seen, tested),
+        p=spread(alone, tested),
+        p_adjusted=spread(together, tested),
         p_smallest=p_smallest,
         n_flips=2 * n_seen if exact else n_seen,
         exact=exact,
     )
 
 
-def _spread(values: np.ndarray, tested: np.ndarray) -> np.ndarray:
-    spread = np.full(len(tested), np.nan)
-    spread[tested] = values
-    return spread
+def reached(
+    observed: Float64[np.ndarray, " head"],
+    resampled: Iterable[Float64[np.ndarray, "flip head"]],
+) -> tuple[Float64[np.ndarray, " head"], Float64[np.ndarray, " head"], int]:
+    """Count how often resampled statistics reach the observed ones.
+
+    Args:
+        observed: Statistic of each head.
+        resampled: Batches of the same statistics under the null hypothesis, the identity included.
+
+    Returns:
+        Share of resamples in which the head itself reaches what it had, share in which any head
+        does (the maximum statistic), and the number of resamples.
+    """
+    needed = observed - _TOLERANCE
+    alone = np.zeros(len(observed))
+    maxima: list[np.ndarray] = []
+    for statistic in resampled:
+        alone += (statistic >= needed).sum(axis=0)
+        maxima.append(statistic.max(axis=1, initial=0.0))
+    highest = np.sort(np.concatenate(maxima))
+    together = len(highest) - np.searchsorted(highest, needed, side="left")
+    return alone / len(highest), together / len(highest), len(highest)
+
+
+def spread(values: np.ndarray, tested: np.ndarray) -> np.ndarray:
+    """Put the values of the tested heads where they stand among all; NaN for the others."""
+    among_all = np.full(len(tested), np.nan)
+    among_all[tested] = values
+    return among_all
 
 
 def _all_signs(n_units: int) -> Iterator[Float64[np.ndarray, "flip unit"]]:
@@ -121,14 +141,29 @@ def bootstrap_interval(
     Returns:
         Lower and upper bound; NaN for heads without a value.
     """
+    return interval(bootstrap_means(units, n_bootstrap, rng), confidence)
+
+
+def bootstrap_means(
+    units: Float64[np.ndarray, "unit head"], n_bootstrap: int, rng: np.random.Generator
+) -> Float64[np.ndarray, "draw head"]:
+    """Average each head over resampled units; NaN where a draw has none of a head."""
     n_units = len(units)
     counts = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=n_bootstrap).astype(float)
     present = ~np.isnan(units)
     sums = counts @ np.where(present, units, 0.0)
+    if present.all():
+        return sums / n_units
     sizes = counts @ present.astype(float)
-    means = np.divide(sums, sizes, out=np.full_like(sums, np.nan), where=sizes > 0)
-    bounds = np.full((2, units.shape[1]), np.nan)
-    some = present.any(axis=0)
+    return np.divide(sums, sizes, out=np.full_like(sums, np.nan), where=sizes > 0)
+
+
+def interval(
+    means: Float64[np.ndarray, "draw head"], confidence: float
+) -> tuple[Float[np.ndarray, " head"], Float[np.ndarray, " head"]]:
+    """Take the percentiles of resampled means; NaN for heads without a value."""
+    bounds = np.full((2, means.shape[1]), np.nan)
+    some = ~np.isnan(means).all(axis=0)
     tail = (1 - confidence) / 2
     quantile = np.nanquantile if np.isnan(means[:, some]).any() else np.quantile
     bounds[:, some] = quantile(means[:, some], [tail, 1 - tail], axis=0)

@@ -3,15 +3,26 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import xarray as xr
-from jaxtyping import Float
 
-from attnprobe.contrasts.comparing import compare
+from attnprobe.contrasts.concluding import conclude, numbers_of, unit_of
+from attnprobe.contrasts.filler import with_filler
+from attnprobe.contrasts.inference import Inference
+from attnprobe.contrasts.pairing import pair_styles
+from attnprobe.contrasts.questions import (
+    Answers,
+    Question,
+    ask,
+    coords_of,
+    lacking,
+    read_answers,
+    require_one_model,
+    require_same_shape,
+    role_fault,
+)
 from attnprobe.contrasts.result import Contrast
-from attnprobe.errors import ContrastError, MeasureError, SelectionError, nearest
-from attnprobe.measures import find_measure, roles_by_style
-from attnprobe.measures import measure as measure_run
+from attnprobe.errors import ContrastError
+from attnprobe.measures import match_roles, roles_by_style
 
 
 def contrast(
@@ -23,13 +34,23 @@ def contrast(
     query: str = "answer",
     key: str = "history",
     by: Literal["task", "item"] = "task",
+    over: str = "head",
+    interaction: str | None = None,
+    levels: tuple[str, str] = ("seen", "unseen"),
+    other: Any = None,
+    filler: str = "*",
     ids: Sequence[str] | None = None,
     n_flips: int = 10_000,
     n_bootstrap: int = 2000,
     confidence: float = 0.95,
+    screening: str = "bh",
+    scale: str = "difference",
     rng: int = 0,
 ) -> Contrast:
     """Compare two styles of prompting, head by head, over the items that have both.
+
+    A key role that both styles have is compared directly. One that a single style has is held
+    against filler of the same length in the other (`contrasts.filler`), and the result says so.
 
     Args:
         run: An open run.
@@ -39,192 +60,125 @@ def contrast(
         query: Role of the steps that look; `step_*` takes several roles as one.
         key: Role that is looked at; unused by measures without one (`sink_mass`).
         by: `task` for claims about new tasks (6 at least), `item` for these tasks only.
+        over: `head` for layer × head, `layer` for means over the heads of a layer, `span` for
+            every query role by every key role that both styles have, means over layers and heads
+            (`query` and `key` are not used then).
+        interaction: A column of the table of records, such as `split`: ask whether a − b is another
+            in one group of items than in another, instead of whether it is 0.
+        levels: The two groups of the interaction, first minus second.
+        other: Run that style b is read from; of the same model.
+        filler: Roles that filler is taken from, as a pattern.
         ids: Records to take, of either style; None for all.
-        n_flips: Sign flips.
+        n_flips: Sign flips, or permutations of labels.
         n_bootstrap: Resamples of the interval.
         confidence: Coverage of the interval.
+        screening: False discovery rate of `q`: `bh`, or `by` for any dependence.
+        scale: `difference`, or `log-ratio` for measures of amounts.
         rng: Seed.
 
     Returns:
-        The contrast: effects per head, the pairs behind them, and what was left out.
+        The contrast: effects per head, the omnibus test, the pairs behind them, what was left out.
 
     Raises:
         SelectionError: If a style, a role or the measure is not there.
-        ContrastError: If a role is missing in one of the styles, nothing pairs, or there are too
-            few tasks for the claim.
+        ContrastError: If a role is missing and has no filler, nothing pairs or differs, there are
+            too few tasks for the claim, or `other` is of another model.
     """
-    chosen = find_measure(measure)
-    asked_key = key if chosen.has_key else None
-    values = _measured(run, (a, b), measure, query, asked_key, ids)
-    first, second, tasks, dropped = pair_items(values, a, b)
-    effects = compare(
-        first,
-        second,
-        tasks,
-        by=by,
-        n_flips=n_flips,
-        rng=rng,
-        n_bootstrap=n_bootstrap,
-        confidence=confidence,
-    ).assign_coords(layer=values["layer"].values, head=values["head"].values)
+    inference = Inference(by, n_flips, n_bootstrap, confidence, screening, scale, rng)
+    question = ask(measure, query, key, over, interaction, levels)
+    values, refused, filled = _values(run, other, (a, b), question, filler, ids)
+    found = conclude(
+        lambda reduce: (pair_styles(reduce(values), a, b), coords_of(reduce(values))),
+        run, question, inference,
+    )  # fmt: skip
     settings = {
-        "a": a,
-        "b": b,
-        "measure": measure,
-        "query": query,
-        "by": by,
-        "n_flips": n_flips,
-        "n_bootstrap": n_bootstrap,
-        "confidence": confidence,
-        "rng": rng,
-    }
+        "a": a, "b": b, "measure": measure, "query": question.query, "by": by, "over": over,
+        **({"key": question.key} if question.key else {}),
+        **({"interaction": interaction, "levels": ", ".join(levels)} if interaction else {}),
+        **({"filler": filler} if filled else {}),
+        **numbers_of(inference),
+    }  # fmt: skip
     return Contrast(
-        effects=effects,
-        a=a,
-        b=b,
+        effects=found.effects,
+        a=levels[0] if interaction else a,
+        b=levels[1] if interaction else b,
         measure=measure,
-        query=query,
-        key=asked_key,
-        unit=chosen.unit,
-        n_pairs=len(first),
-        dropped=dropped,
-        settings=settings | ({"key": asked_key} if asked_key else {}),
+        query=question.query,
+        key=question.key,
+        unit=unit_of(measure, scale),
+        n_pairs=len(found.pairs.items),
+        dropped=found.pairs.dropped,
+        settings=settings,
+        over=over,
+        within=f"{a} − {b}" if interaction else None,
+        filler=filled,
+        omnibus=found.omnibus,
+        refused=(*refused, *found.refused),
     )
 
 
-def _measured(
+def _values(
     run: Any,
+    other: Any,
     styles: tuple[str, str],
-    measure: str,
-    query: str,
-    key: str | None,
+    question: Question,
+    filler: str,
     ids: Sequence[str] | None,
-) -> xr.DataArray:
-    """Measure the records of two styles, and see that both have something to compare."""
-    chosen = select_styles(run, styles, ids)
-    where = f"{query} on {key}" if key else query
-    try:
-        values = measure_run(run, measure, query=query, key=key, ids=chosen)
-    except MeasureError as fault:
-        raise _role_fault(run, styles, where, " and ".join(styles)) from fault
-    for style in styles:
-        if values.values[values["style"].values == style].size == 0:
-            continue  # pairing says so
-        if np.isnan(values.values[values["style"].values == style]).all():
-            raise _role_fault(run, styles, where, style)
-    return values
+) -> tuple[xr.DataArray, tuple[str, ...], str | None]:
+    """Measure two styles; also say what was refused, and which style was given filler."""
+    answers = (
+        read_answers(run, styles, question, ids)
+        if other is None
+        else _joined(run, other, styles, question, ids)
+    )
+    values = answers.values
+    absent = lacking(values, styles, question)
+    if not absent:
+        return values, refusals(answers), None
+    has = next((style for style in styles if style not in absent), None)
+    if has is None or other is not None or not _only_key_is_lacking(run, absent[0], question):
+        source = run if other is None or absent[0] == styles[0] else other
+        raise role_fault(source, absent if other is not None else styles, question.path,
+                         " and ".join(absent))  # fmt: skip
+    values = with_filler(run, values, question, has, absent[0], filler)
+    return values, refusals(answers), absent[0]
 
 
-def select_styles(run: Any, styles: tuple[str, str], ids: Sequence[str] | None) -> list[str]:
-    """List the ids of the records of two styles.
-
-    Args:
-        run: An open run.
-        styles: The two.
-        ids: Records to choose among; None for all.
-
-    Returns:
-        Ids, in the order of the run.
-
-    Raises:
-        SelectionError: If there is no such style.
-        ContrastError: If both are the same.
-    """
-    by_id = run.records["style"]
-    for style in styles:
-        if style not in set(by_id):
-            raise SelectionError(
-                "the run has no such style", got=f"'{style}'", fix=nearest(style, set(by_id))
-            )
+def _joined(
+    run: Any, other: Any, styles: tuple[str, str], question: Question, ids: Sequence[str] | None
+) -> Answers:
+    """Read one style from each of two runs."""
+    require_same_shape(run, other)
+    require_one_model(run, other)
     if styles[0] == styles[1]:
         raise ContrastError("a style does not differ from itself", got=f"'{styles[0]}' twice")
-    wanted = None if ids is None else set(ids)
-    return [
-        record_id
-        for record_id, style in by_id.items()
-        if style in styles and (wanted is None or record_id in wanted)
+    parts = [
+        read_answers(source, (style,), question, ids)
+        for source, style in zip((run, other), styles, strict=True)
     ]
+    return Answers(join([part.values for part in parts]), {})
 
 
-def _role_fault(run: Any, styles: tuple[str, str], where: str, lacking: str) -> ContrastError:
-    roles = roles_by_style(run)
-    listed = "; ".join(
-        f"'{style}' has queries {', '.join(roles[style][0]) or '(none)'} "
-        f"and keys {', '.join(roles[style][1]) or '(none)'}"
-        for style in styles
+def join(parts: Sequence[xr.DataArray]) -> xr.DataArray:
+    """Put measures of several runs under one another, with the roles that all of them have."""
+    return xr.concat(parts, "record", join="inner", combine_attrs="override")
+
+
+def _only_key_is_lacking(run: Any, style: str, question: Question) -> bool:
+    """Tell whether a style has the queries, and the key nowhere."""
+    queries, keys = roles_by_style(run)[style]
+    return bool(
+        question.key
+        and match_roles(question.query, queries)
+        and not match_roles(question.key, keys)
     )
-    return ContrastError(
-        f"nothing to compare in {lacking}, for lack of a role or of a visible key",
-        where=where,
-        got=listed,
-        expected="roles that both styles have, the key before the query",
+
+
+def refusals(answers: Answers) -> tuple[str, ...]:
+    """Word which roles are not compared directly, and why."""
+    return tuple(
+        f"{', '.join(roles)}: only {style} has {'it' if len(roles) == 1 else 'them'}, so not "
+        "compared directly"
+        for style, roles in answers.unshared.items()
+        if roles
     )
-
-
-def pair_items(
-    values: xr.DataArray, a: str, b: str
-) -> tuple[
-    Float[np.ndarray, "item *rest"], Float[np.ndarray, "item *rest"], np.ndarray, dict[str, int]
-]:
-    """Pair the records of two styles by item.
-
-    Several records of one item and style (repeated samples, say) are averaged.
-
-    Args:
-        values: A measure; `record` first, with coords item, style and task.
-        a: One style.
-        b: The other.
-
-    Returns:
-        Values in `a`, values in `b`, task of each item, and how many items were left out, by
-        reason.
-
-    Raises:
-        ContrastError: If no item has both styles, or an item has two tasks.
-    """
-    in_a, in_b = _by_item(values, a), _by_item(values, b)
-    both = [item for item in in_a if item in in_b]
-    if not both:
-        raise ContrastError(
-            "no item has both styles",
-            got=f"{len(in_a)} items in '{a}', {len(in_b)} in '{b}'",
-            expected="records of the same item in both",
-            fix="give records that belong together the same 'item'",
-        )
-    for item in both:
-        if in_a[item][0] != in_b[item][0]:
-            raise ContrastError(
-                "one item belongs to two tasks",
-                where=f"item '{item}'",
-                got=f"'{in_a[item][0]}' in '{a}', '{in_b[item][0]}' in '{b}'",
-                expected="the same task in every style",
-            )
-    first = np.stack([in_a[item][1] for item in both])
-    second = np.stack([in_b[item][1] for item in both])
-    defined = ~np.isnan(first - second).reshape(len(both), -1).all(axis=1)
-    dropped = {
-        f"only in {a}": len(in_a) - len(both),
-        f"only in {b}": len(in_b) - len(both),
-        "without a value in one style": int((~defined).sum()),
-    }
-    tasks = np.array([in_a[item][0] for item in both])
-    return first[defined], second[defined], tasks[defined], dropped
-
-
-def _by_item(values: xr.DataArray, style: str) -> dict[str, tuple[str, np.ndarray]]:
-    """Map each item of a style to its task and its values."""
-    items, tasks = values["item"].values, values["task"].values
-    places: dict[str, list[int]] = {}
-    for place in np.flatnonzero(values["style"].values == style):
-        places.setdefault(str(items[place]), []).append(int(place))
-    return {
-        item: (str(tasks[found[0]]), _mean(values.values[found])) for item, found in places.items()
-    }
-
-
-def _mean(records: Float[np.ndarray, "record *rest"]) -> Float[np.ndarray, "*rest"]:
-    if len(records) == 1:
-        return records[0]
-    present = ~np.isnan(records)
-    sums, sizes = np.where(present, records, 0).sum(axis=0), present.sum(axis=0)
-    return np.where(sizes > 0, sums / np.maximum(sizes, 1), np.nan).astype(records.dtype)
