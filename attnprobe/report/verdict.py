@@ -6,6 +6,9 @@ import numpy as np
 
 from attnprobe.contrasts import Contrast
 
+LANGUAGES = ("en", "zh")
+"""Languages of the page."""
+
 
 def contrast_facts(contrast: Contrast, alpha: float) -> dict[str, Any]:
     """Return the verdict, the methods, and the counts that the page words in its languages."""
@@ -27,6 +30,7 @@ def contrast_facts(contrast: Contrast, alpha: float) -> dict[str, Any]:
         "n_units": int(effects.attrs["n_units"]),
         "scope": str(effects.attrs["scope"]),
         "verdict": contrast.verdict(alpha).splitlines(),
+        "methods": {language: contrast.methods(language) for language in LANGUAGES},
         "test": {name: _plain(value) for name, value in effects.attrs.items()},
         "dropped": {reason: int(count) for reason, count in contrast.dropped.items()},
         "settings": dict(contrast.settings),
