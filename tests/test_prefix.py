@@ -15,7 +15,14 @@ from typer.testing import CliRunner
 import attnprobe
 from attnprobe.attention import Survey, record
 from attnprobe.attribution import attribute
-from attnprobe.capturing import CaptureSettings, Decoding, capture, count_virtual, generate
+from attnprobe.capturing import (
+    CaptureSettings,
+    Crediting,
+    Decoding,
+    capture,
+    count_virtual,
+    generate,
+)
 from attnprobe.capturing import captures as capturing_captures
 from attnprobe.cli import app
 from attnprobe.encode import encode, encode_prompt, with_prefix
@@ -260,7 +267,7 @@ def test_another_number_of_virtual_tokens_is_refused(loaded, kind, n_virtual):
 
 def test_attributions_are_refused(loaded, kind):
     with pytest.raises(ModelError) as error:
-        captures_of(loaded, encodings_of(loaded, kind), attribute=("input_x_gradient",))
+        captures_of(loaded, encodings_of(loaded, kind), crediting=Crediting(("input_x_gradient",)))
     assert str(error.value) == (
         "--attribute: attributions of a model with virtual tokens are not supported: what the "
         f"prefix contributed belongs to no token of the text; got {KINDS[kind]} virtual tokens; "

@@ -1,5 +1,6 @@
 """The registry of attribution methods."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,7 @@ METHODS: dict[str, Method] = {
     "saliency": Method(saliency),
     "integrated_gradients": Method(
         integrated_gradients, heeds_spans=True,
-        params={"baseline": "mean", "points": 8, "max_points": 512, "tolerance": 0.01},
+        params={"baseline": "mean", "points": 4, "max_points": 4096, "tolerance": 0.01},
     ),
     "feature_ablation": Method(
         feature_ablation, {"baseline": "mean"}, needs_gradient=False, heeds_spans=True,
@@ -89,7 +90,8 @@ def all_params(method: str, target: str, params: Mapping[str, Any] | None = None
         `target`, `unit`, and each of the method's settings (JSON values).
 
     Raises:
-        SelectionError: If there is no such method, target or setting.
+        SelectionError: If there is no such method, target or setting, or a setting is of another
+            kind than the method's own.
     """
     found, chosen = find_method(method), dict(params or {})
     unit = found.unit or find_target(target).unit
@@ -99,4 +101,50 @@ def all_params(method: str, target: str, params: Mapping[str, Any] | None = None
                 "the method has no such setting", where=f"method '{method}'", got=f"'{name}'",
                 fix=nearest(name, found.params),
             )  # fmt: skip
+        _check_kind(method, name, found.params[name], chosen[name])
     return {**found.params, **chosen, "target": target, "unit": unit}
+
+
+def _check_kind(method: str, name: str, own: Any, given: Any) -> None:
+    """Refuse a setting that no method could use: no number where there is one, or no JSON."""
+    kinds = {bool: (bool,), int: (int,), float: (int, float)}.get(type(own), (str, int, float))
+    if not isinstance(given, kinds) or (isinstance(given, bool) and bool not in kinds):
+        expected = {bool: "true or false", int: "a whole number", float: "a number"}
+        raise SelectionError(
+            "a setting of another kind", where=f"method '{method}', {name}", got=repr(given),
+            expected=f"{expected.get(type(own), 'a name or a number')}, such as {own!r}",
+        )  # fmt: skip
+
+
+def read_method(text: str) -> tuple[str, dict[str, Any]]:
+    """Read a method with settings, such as `integrated_gradients:tolerance=0.02,baseline=mean`.
+
+    Args:
+        text: A name, and after a colon settings separated by commas.
+
+    Returns:
+        The name, and the settings: numbers, `true` and `false` as such, anything else as text.
+
+    Raises:
+        SelectionError: If the text is not written that way; names are not looked up.
+    """
+    name, colon, rest = text.partition(":")
+    settings: dict[str, Any] = {}
+    for part in rest.split(",") if colon else ():
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value) or key in settings:
+            raise SelectionError(
+                "a setting stands there twice" if key in settings else "no setting of a method",
+                where="--attribute", got=f"'{part}' in '{text}'",
+                expected="METHOD:NAME=VALUE,NAME=VALUE",
+            )  # fmt: skip
+        settings[key] = _value(value)
+    return name.strip(), settings
+
+
+def _value(text: str) -> Any:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    return found if isinstance(found, bool | int | float) else text

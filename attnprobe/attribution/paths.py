@@ -1,5 +1,6 @@
 """Integrated gradients: the gradient along the way from a baseline."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +26,11 @@ def integrated_gradients(prediction: Prediction) -> tuple[torch.Tensor, torch.Te
     Gauss–Legendre quadrature with `points`, and times the difference. The scores of a step sum to
     what it gains over the baseline (completeness); how far they are off is kept as `delta`. While
     that is more than `tolerance` of the gain (or of 0.1, if the gain is smaller), the parts of the
-    line whose scores do not sum to what is gained on them are halved, until `max_points` are used:
-    language models change abruptly somewhere on the line, and evenly spread points miss that.
+    line whose scores do not sum to what is gained on them are halved, the worst first, until
+    `max_points` are used: language models change abruptly somewhere on the line, and evenly spread
+    points miss that. A model that has learned to read words jumps by several nats within a
+    hundredth of the line, several times: SmolLM2 takes 500 to 1,500 points for a tolerance of 1 %,
+    from every baseline, where 256 evenly spread ones are off by more than the gain itself.
 
     It misleads through its baseline: credit is given for being different from that, and a token
     that equals it gets none. Points between two token vectors are no tokens, and a model may do
@@ -35,19 +39,22 @@ def integrated_gradients(prediction: Prediction) -> tuple[torch.Tensor, torch.Te
     settings = prediction.params
     _check_points(prediction)
     way = _Way(prediction, baseline(prediction), prediction.embeddings())
-    parts = [way.part(0.0, 1.0, *way.values([0.0, 1.0]))]
+    before, after = way.values([0.0, 1.0])
+    parts = way.parts([_Ends(0.0, 1.0, before, after)])
     gain = parts[0].gain.abs().clamp_min(_SMALL_GAIN)
     n_points = settings["points"]
     while True:
-        errors = [float((part.error.abs() / gain).max()) for part in parts]
-        allowed = settings["tolerance"] / (2 * len(parts))
-        rough = [part for part, error in zip(parts, errors, strict=True) if error > allowed]
-        rough = [part for part in rough if part.stop - part.start > _SHORTEST]
-        n_points += 2 * settings["points"] * len(rough)
-        if sum(errors) <= settings["tolerance"] or not rough or n_points > settings["max_points"]:
+        errors = {part: float((part.error.abs() / gain).max()) for part in parts}
+        if sum(errors.values()) <= settings["tolerance"]:
             break
-        parts = [part for part in parts if part not in rough]
-        parts += [half for part in rough for half in way.halves(part)]
+        n_more = (settings["max_points"] - n_points) // (2 * settings["points"])
+        allowed = settings["tolerance"] / (2 * len(parts))
+        rough = [part for part in parts if errors[part] > allowed and part.ends.width > _SHORTEST]
+        rough = sorted(rough, key=lambda part: -errors[part])[:n_more]
+        if not rough:
+            break
+        parts = [part for part in parts if part not in rough] + way.halves(rough)
+        n_points += 2 * settings["points"] * len(rough)
     scores = torch.stack([part.scores for part in parts]).sum(0)
     return scores, torch.stack([part.error for part in parts]).sum(0)
 
@@ -57,8 +64,8 @@ _SHORTEST = 2.0**-20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Part:
-    """A part of the way, integrated."""
+class _Ends:
+    """A part of the way, by its ends."""
 
     start: float
     stop: float
@@ -66,13 +73,30 @@ class _Part:
     """What is explained at its start [row]."""
     after: torch.Tensor
     """And at its stop."""
+
+    @property
+    def width(self) -> float:
+        """Its share of the way."""
+        return self.stop - self.start
+
+    @property
+    def middle(self) -> float:
+        """Where it is halved."""
+        return (self.start + self.stop) / 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """A part of the way, integrated."""
+
+    ends: _Ends
     scores: torch.Tensor
     """[row, column]"""
 
     @property
     def gain(self) -> torch.Tensor:
         """What is gained on it."""
-        return self.after - self.before
+        return self.ends.after - self.ends.before
 
     @property
     def error(self) -> torch.Tensor:
@@ -91,32 +115,42 @@ class _Way:
         """Return the vectors at some shares of the way: [point, source, size]."""
         return self._start + points[:, None, None].to(self._difference) * self._difference
 
-    def values(self, points: list[float]) -> list[torch.Tensor]:
+    def values(self, points: Sequence[float]) -> list[torch.Tensor]:
         """Return what is explained there, without a gradient: [row] each."""
+        found: list[torch.Tensor] = []
         with torch.no_grad():
-            values = self._prediction.values_of(self.at(torch.tensor(points)))
-        return list(self._prediction.by_row(values).float().cpu())
+            for some in torch.tensor(points).split(self._batch):
+                found += self._prediction.by_row(self._prediction.values_of(self.at(some)))
+        return [values.float().cpu() for values in found]
 
-    def part(self, start: float, stop: float, before: torch.Tensor, after: torch.Tensor) -> _Part:
-        """Integrate a part of the way, as many points at once as share a batch."""
+    def parts(self, ends: Sequence[_Ends]) -> list[_Part]:
+        """Integrate parts of the way, as many points at once as share a batch."""
         at, shares = np.polynomial.legendre.leggauss(self._prediction.params["points"])
-        at = torch.tensor(start + (stop - start) * (at + 1) / 2)
-        shares = torch.tensor((stop - start) * shares / 2).float()
-        scores = self._prediction.no_scores()
-        for some, weights in zip(at.split(self._batch), shares.split(self._batch), strict=True):
-            vectors = self.at(some)
-            found = along(self._prediction, vectors, self._difference.expand_as(vectors))
-            scores += torch.einsum("p,prc->rc", weights, found)
-        return _Part(start, stop, before, after, scores)
+        starts = torch.tensor([one.start for one in ends], dtype=torch.float64)[:, None]
+        widths = torch.tensor([one.width for one in ends], dtype=torch.float64)[:, None]
+        points = (starts + widths * torch.from_numpy(at + 1) / 2).flatten()
+        weights = (widths * torch.from_numpy(shares) / 2).float()
+        found = torch.cat([self._along(some) for some in points.split(self._batch)])
+        found = found.unflatten(0, weights.shape)
+        return [
+            _Part(one, torch.einsum("p,prc->rc", own, scores))
+            for one, own, scores in zip(ends, weights, found, strict=True)
+        ]
 
-    def halves(self, part: _Part) -> tuple[_Part, _Part]:
-        """Integrate both halves of a part anew."""
-        middle = (part.start + part.stop) / 2
-        (there,) = self.values([middle])
-        return (
-            self.part(part.start, middle, part.before, there),
-            self.part(middle, part.stop, there, part.after),
-        )
+    def _along(self, points: torch.Tensor) -> torch.Tensor:
+        """Multiply the gradients at some points with the difference: [point, row, column]."""
+        vectors = self.at(points)
+        return along(self._prediction, vectors, self._difference.expand_as(vectors))
+
+    def halves(self, parts: Sequence[_Part]) -> list[_Part]:
+        """Integrate both halves of parts anew."""
+        ends: list[_Ends] = []
+        there = self.values([part.ends.middle for part in parts])
+        for part, value in zip(parts, there, strict=True):
+            whole = part.ends
+            ends.append(_Ends(whole.start, whole.middle, whole.before, value))
+            ends.append(_Ends(whole.middle, whole.stop, value, whole.after))
+        return self.parts(ends)
 
 
 def _check_points(prediction: Prediction) -> None:

@@ -11,12 +11,14 @@ from attnprobe.capturing.captures import (
     capture,
     capture_batch,
 )
+from attnprobe.capturing.crediting import Crediting
 from attnprobe.capturing.decoding import Decoding, generate, token_limit
 from attnprobe.capturing.overlap import overlapping
 from attnprobe.capturing.padding import can_pad, padded_ids
 from attnprobe.capturing.virtual import count_virtual, refuse_attribution
 
 __all__ = [
-    "KEEPS", "CaptureSettings", "Decoding", "batches", "can_pad", "capture", "capture_batch",
-    "count_virtual", "generate", "overlapping", "padded_ids", "refuse_attribution", "token_limit",
+    "KEEPS", "CaptureSettings", "Crediting", "Decoding", "batches", "can_pad", "capture",
+    "capture_batch", "count_virtual", "generate", "overlapping", "padded_ids", "refuse_attribution",
+    "token_limit",
 ]  # fmt: skip

@@ -1,14 +1,14 @@
 """Encodings → captures: one forward pass for each batch, proven, into a sink."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int, Int32
 
 from attnprobe.attention import Recording, Survey, record
-from attnprobe.capturing.crediting import credited
+from attnprobe.capturing.crediting import Crediting, credited
 from attnprobe.capturing.decoding import Decoding, generate
 from attnprobe.capturing.padding import batches, padded
 from attnprobe.capturing.spool import Spool, n_pairs
@@ -38,10 +38,8 @@ class CaptureSettings:
     """Most records in one forward pass."""
     decoding: Decoding | None = None
     """How the model writes what is captured; None for the records' own targets."""
-    attribute: tuple[str, ...] = ()
-    """Attribution methods to run over each record besides."""
-    attribute_target: str = "logprob"
-    """What they credit to the tokens before it."""
+    crediting: Crediting = field(default_factory=Crediting)
+    """Attributions of each record besides."""
     attention_module: str | None = None
     """Path of the modules that attend, `{}` for the layer's number; None to find them."""
     uncertified: bool = False
@@ -82,7 +80,7 @@ def capture(
         ModelError: If memory does not suffice, or the model cannot be attributed.
     """
     _check_targets(encodings, settings)
-    if settings.attribute:
+    if settings.crediting.methods:
         refuse_attribution(max((encoding.n_virtual for encoding in encodings), default=0))
     survey = settings.survey(loaded.model)
     waiting: dict[int, Capture] = {}
@@ -90,9 +88,8 @@ def capture(
     for indices, written in _written(loaded, encodings, settings):
         for batch in batches([encoding.n_tokens for encoding in written], settings.batch_size):
             captures = _halving(loaded, [written[place] for place in batch], settings, survey)
-            if settings.attribute:
-                methods, target = settings.attribute, settings.attribute_target
-                captures = [credited(loaded, found, methods, target) for found in captures]
+            if settings.crediting.methods:
+                captures = [credited(loaded, found, settings.crediting) for found in captures]
             waiting.update(zip([indices[place] for place in batch], captures, strict=True))
             while following in waiting:
                 sink.append(waiting.pop(following))

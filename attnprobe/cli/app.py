@@ -181,3 +181,15 @@ def names(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def attributions(
+    asked: Sequence[str] | None,
+) -> tuple[tuple[str, ...], dict[str, Mapping[str, Any]]]:
+    """Read attribution methods with their settings: the names, and the settings of each."""
+    if not asked:
+        return (), {}
+    from attnprobe.attribution import read_method
+
+    read = [read_method(text) for text in asked]
+    return tuple(name for name, _ in read), {name: given for name, given in read if given}

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from attnprobe.cli.app import app, numbers, say, show_table
+from attnprobe.cli.app import app, attributions, numbers, say, show_table
 from attnprobe.cli.models import (
     AttentionModule,
     Base,
@@ -59,7 +59,7 @@ def check(
     ] = None,
     attribute: Annotated[
         list[str] | None,
-        typer.Option(help="Attribution method, such as attn_lrp; repeatable."),
+        typer.Option(help="Attribution method, as of extract; repeatable."),
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
     heads: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
@@ -78,11 +78,13 @@ def check(
     from attnprobe.workflows.check import check as run_check
     from attnprobe.workflows.extract import ExtractSettings
 
+    asked, params = attributions(attribute)
     settings = ExtractSettings(
         keep=tuple(keep or ["rows"]),
         decode=decode,
         max_new_tokens=max_new_tokens,
-        attribute=tuple(attribute or ()),
+        attribute=asked,
+        attribute_params=params,
         layers=numbers(layers, "--layers"),
         heads=numbers(heads, "--heads"),
         encoding=encoding,

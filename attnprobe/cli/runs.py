@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attnprobe.cli.app import app, numbers, progress_bar, say, show_table
+from attnprobe.cli.app import app, attributions, numbers, progress_bar, say, show_table
 from attnprobe.cli.files import Overwrite, Yes, confirm_overwrite
 from attnprobe.cli.models import (
     AttentionModule,
@@ -49,7 +49,10 @@ def extract(
     seed: Annotated[int, typer.Option(help="Of sample.")] = 0,
     attribute: Annotated[
         list[str] | None,
-        typer.Option(help="Attribution method, such as attn_lrp; repeatable."),
+        typer.Option(
+            help="Attribution method, such as attn_lrp; repeatable. With settings: "
+            "integrated_gradients:tolerance=0.02,by=segment."
+        ),
     ] = None,
     attribute_target: Annotated[
         str,
@@ -57,6 +60,13 @@ def extract(
             help="What attributions credit, of each target token: logprob, logit or contrast."
         ),
     ] = "logprob",
+    attribute_foil: Annotated[
+        str | None,
+        typer.Option(
+            help="Of contrast: entry of each record's meta with another answer; the model's next "
+            "best by default."
+        ),
+    ] = None,
     layers: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
     heads: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
     encoding: Annotated[str, typer.Option(help="u16, u8 or f32.")] = "u16",
@@ -84,6 +94,7 @@ def extract(
 
     if batch_size != "auto" and not batch_size.isdecimal():
         raise SelectionError("no number of records", where="--batch-size", got=batch_size)
+    asked, params = attributions(attribute)
     settings = ExtractSettings(
         keep=tuple(keep or ["rows"]),
         decode=decode,
@@ -91,8 +102,10 @@ def extract(
         temperature=temperature,
         top_p=top_p,
         seed=seed,
-        attribute=tuple(attribute or ()),
+        attribute=asked,
         attribute_target=attribute_target,
+        attribute_params=params,
+        attribute_foil=attribute_foil,
         layers=numbers(layers, "--layers"),
         heads=numbers(heads, "--heads"),
         encoding=encoding,

@@ -6,16 +6,13 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from attnprobe.attention import Survey, check_canary
 from attnprobe.attention.canary import LENGTHS
-from attnprobe.attribution import all_params
 from attnprobe.capturing import (
-    KEEPS,
     CaptureSettings,
     Decoding,
     can_pad,
@@ -26,13 +23,12 @@ from attnprobe.capturing import (
     refuse_attribution,
     token_limit,
 )
-from attnprobe.encode import encode, encode_prompt, framed, with_prefix
-from attnprobe.errors import RecordError, SelectionError, nearest
+from attnprobe.encode import encode, encode_prompt, foil_ids, framed, with_prefix
+from attnprobe.errors import RecordError, SelectionError
 from attnprobe.models import LoadedModel, cache_folder, free_memory, load_model
 from attnprobe.records import read_records
 from attnprobe.records.rules import SegmentRules, apply_rules
 from attnprobe.store import (
-    CODES,
     PlannedRecord,
     Run,
     RunWriter,
@@ -41,25 +37,12 @@ from attnprobe.store import (
     read_manifest,
 )
 from attnprobe.types import Encoding, Record
+from attnprobe.workflows.extract_settings import RECORDS_PER_CHUNK, ExtractSettings
 
-RECORDS_PER_CHUNK = 64
 TOKENS_PER_CHUNK = 32_768
 """About a minute of work for a small model on two cores."""
 WRITTEN_TOKEN = 8
 """How many tokens' work it is to write one, which needs a forward pass of its own."""
-
-WRITTEN_AT_ONCE = 8
-"""Records that greedy decoding writes at a time: hardly slower than one, on a CPU as well."""
-
-DECODES = ("gold", "greedy", "sample")
-
-_USED_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "max_new_tokens": (None, ("greedy", "sample")),
-    "temperature": (1.0, ("sample",)),
-    "top_p": (1.0, ("sample",)),
-    "seed": (0, ("sample",)),
-}
-"""Default of each setting that only some ways of decoding use, and which do."""
 
 MOST_AT_ONCE, OTHERWISE_AT_ONCE = 64, 8
 """Records in one forward pass: at most, and where a device does not tell its free memory."""
@@ -68,111 +51,6 @@ _RECORDED_VERSIONS = ("torch", "transformers")
 _ATTRIBUTION_VERSIONS = ("captum",)
 
 Data = str | Path | Sequence[Record]
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractSettings:
-    """Everything that shapes what a run holds."""
-
-    keep: tuple[str, ...] = ("rows",)
-    """`rows` (the steps' softmax rows), `steps` (the same, summed over key groups), `pooled` (mass
-    on key groups for every query), `full` (every row)."""
-    decode: str = "gold"
-    """`gold`: the model is shown the record's own target. `greedy`, `sample`: it writes itself, and
-    what it wrote is captured."""
-    max_new_tokens: int | None = None
-    """Most tokens the model may write; None for twice the record's own target and 16 more, or 256
-    without a target."""
-    temperature: float = 1.0
-    """Of `sample`: below 1 likely tokens are drawn more often than the model says."""
-    top_p: float = 1.0
-    """Of `sample`: only the fewest tokens that have this probability together are drawn."""
-    seed: int = 0
-    """Of `sample`: with the record's id, the seed of its text."""
-    attribute: tuple[str, ...] = ()
-    """Attribution methods to run besides, by their names in `attnprobe.attribution.METHODS`."""
-    attribute_target: str = "logprob"
-    """What they credit to the tokens before it: `logprob` or `logit` of each target token."""
-    layers: tuple[int, ...] | None = None
-    """Layers to capture; all if None."""
-    heads: tuple[int, ...] | None = None
-    """Query heads to capture; all if None."""
-    encoding: str = "u16"
-    """How weights are stored: `u16`, `u8` (square-root codes) or `f32`."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
-    dtype: str = "auto"
-    """`auto`, `float32`, `bfloat16`, `float16`."""
-    base: str | None = None
-    """Of an adapter: the model it belongs on; None for the one it names."""
-    merge_adapter: bool = False
-    """Whether an adapter is added into its base's weights instead of staying apart."""
-    trust_remote_code: bool = False
-    """Whether code that comes with the model may run."""
-    chat: bool = False
-    """Whether prompts are what a user says, in the tokenizer's chat template."""
-    attention_module: str | None = None
-    """Path of the modules that attend, such as `transformer.layers.{}.attn`; None to find them."""
-    uncertified: bool = False
-    """Whether attention may be stored that nothing proves; the run says so."""
-    batch_size: int | None = None
-    """Most records in one forward pass; None chooses by device."""
-    records_per_chunk: int = RECORDS_PER_CHUNK
-    """Most records in one shard; a killed run loses at most the shard in flight."""
-
-    def __post_init__(self) -> None:
-        for name in self.keep:
-            if name not in KEEPS:
-                raise SelectionError(
-                    "unknown kind of capture", where="--keep", got=name, fix=nearest(name, KEEPS)
-                )
-        if not self.keep:
-            raise SelectionError("nothing to keep", where="--keep", expected=", ".join(KEEPS))
-        self._check_decoding()
-        for method in self.attribute:
-            all_params(method, self.attribute_target)
-        if self.encoding not in CODES:
-            raise SelectionError(
-                "unknown encoding", where="--encoding", got=self.encoding,
-                fix=nearest(self.encoding, CODES),
-            )  # fmt: skip
-        for name in ("batch_size", "records_per_chunk", "max_new_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SelectionError("too small", where=_option(name), got=value, expected="≥ 1")
-
-    def _check_decoding(self) -> None:
-        if self.decode not in DECODES:
-            raise SelectionError(
-                "unknown decoding", where="--decode", got=self.decode,
-                fix=nearest(self.decode, DECODES),
-            )  # fmt: skip
-        for name, highest in (("temperature", float("inf")), ("top_p", 1)):
-            if not 0 < getattr(self, name) <= highest:
-                raise SelectionError(
-                    "out of range", where=_option(name), got=getattr(self, name),
-                    expected="above 0" if name == "temperature" else "above 0, at most 1",
-                )  # fmt: skip
-        for name, (default, decodes) in _USED_BY.items():
-            if self.decode not in decodes and getattr(self, name) != default:
-                raise SelectionError(
-                    f"decoding '{self.decode}' does not use this", where=_option(name),
-                    got=getattr(self, name), fix=f"add --decode {' or '.join(decodes)}",
-                )  # fmt: skip
-
-    @property
-    def decoding(self) -> Decoding | None:
-        """How the model writes; None for gold."""
-        if self.decode == "gold":
-            return None
-        return Decoding(
-            self.decode, self.max_new_tokens, self.temperature, self.top_p, self.seed,
-            batch_size=self.batch_size or WRITTEN_AT_ONCE,
-        )  # fmt: skip
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def extract(
@@ -226,8 +104,7 @@ def extract(
         heads=chosen_numbers(settings.heads, range(loaded.n_heads), "heads"),
         batch_size=settings.batch_size or _batch_size(loaded, longest.tokens, Path(out)),
         decoding=settings.decoding,
-        attribute=tuple(sorted(set(settings.attribute))),
-        attribute_target=settings.attribute_target,
+        crediting=settings.crediting,
         **reach,
     )
     writer = RunWriter.open(
@@ -325,6 +202,8 @@ def _encoded(
             where=f"{record.where or 'record'} (id '{record.id}')",
             fix="add 'target', or let the model write with --decode greedy",
         )  # fmt: skip
+    if settings.attribute_foil is not None:  # a bad one is told of before anything runs
+        foil_ids(encoding, loaded.tokenizer, settings.attribute_foil, chat=settings.chat)
     return with_prefix(encoding, n_virtual)
 
 
@@ -446,10 +325,9 @@ def described_settings(
         described["uncertified"] = True
     if n_virtual:
         described["virtual_tokens"] = n_virtual
-    if methods := capture_settings.attribute:
-        target = capture_settings.attribute_target
+    if methods := (crediting := capture_settings.crediting).methods:
         described["attribute"] = list(methods)
-        described["attribute_params"] = {name: all_params(name, target) for name in methods}
+        described["attribute_params"] = {name: crediting.described(name) for name in methods}
         described["versions"] |= _versions(_ATTRIBUTION_VERSIONS)
     return described | _decoding_described(capture_settings.decoding)
 
