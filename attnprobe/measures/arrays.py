@@ -48,7 +48,7 @@ def density(
         Mean weight of one key, unit "probability per key"; NaN where no key is visible.
     """
     mass, n_keys = np.broadcast_arrays(mass, n_keys)
-    return _divide(mass, n_keys)
+    return divide(mass, n_keys)
 
 
 def enrichment(
@@ -78,11 +78,11 @@ def enrichment(
     """
     mass, n_keys, n_visible = np.broadcast_arrays(mass, n_keys, n_visible)
     # m·K/n is the share of the mass over the share of the keys: 1 where attention is even.
-    ratio = _divide(mass * n_visible, n_keys)
+    ratio = divide(mass * n_visible, n_keys)
     return np.log2((ratio + epsilon) / (1 + epsilon))
 
 
-def _divide(
+def divide(
     numerator: Num[np.ndarray, "*shape"], denominator: Num[np.ndarray, "*shape"]
 ) -> Float[np.ndarray, "*shape"]:
     """Divide, with NaN where the denominator is 0."""
@@ -125,7 +125,7 @@ def role_enrichment(steps: StepMass) -> Float[np.ndarray, "layer head step key_r
     apart = ~steps.is_sink
     kind = steps.mass.dtype
     members = steps.members & apart[:, None]
-    share = _divide(
+    share = divide(
         *np.broadcast_arrays(
             steps.mass @ members.astype(kind), (steps.mass @ apart.astype(kind))[..., None]
         )
@@ -153,4 +153,4 @@ def mean_over_steps(
     """Average per-step values over the steps at which they are defined; NaN where none is."""
     defined = ~np.isnan(values)
     total = np.where(defined, values, 0).sum(axis=2)
-    return _divide(total, defined.sum(axis=2).astype(values.dtype))
+    return divide(total, defined.sum(axis=2).astype(values.dtype))

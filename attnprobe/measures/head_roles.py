@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import kurtosis
 
 from attnprobe.errors import MeasureError, SelectionError, nearest
+from attnprobe.measures.rows import StepRows
 
 Weights = Float[np.ndarray, "layer head query key"]
 Queries = Int[np.ndarray, " query"]
@@ -110,6 +111,27 @@ HEAD_ROLES: dict[str, Callable[[Rows], Score]] = {
     "receiver": receiver,
 }
 """Every head role by name; a role's docstring says where it comes from and when it misleads."""
+
+
+def step_scores(role: str) -> Callable[[StepRows], Float[np.ndarray, "layer head asked"]]:
+    """Make a measure of a head role: its score of each step by itself.
+
+    These scores are means over rows, so their mean over the steps of a role is the score of those
+    rows; NaN where a step says nothing about the role. `receiver` is none of them: it is a score of
+    a whole text.
+    """
+    score = HEAD_ROLES[role]
+
+    def per_step(steps: StepRows) -> Float[np.ndarray, "layer head asked"]:
+        found = np.full((*steps.weights.shape[:2], len(steps.asked)), np.nan, np.float32)
+        for place, step in enumerate(steps.asked):
+            row = slice(step, step + 1)
+            found[:, :, place] = score(
+                Rows(steps.weights[:, :, row], steps.queries[row], steps.ids, ())
+            )
+        return found
+
+    return per_step
 
 
 @runtime_checkable

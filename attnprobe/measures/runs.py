@@ -1,30 +1,28 @@
 """Measures of a whole run, by name: `Run` → labelled array."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
 
 from attnprobe.errors import MeasureError, SelectionError, nearest
-from attnprobe.measures.arrays import (
-    StepMass,
-    mean_over_steps,
-    role_density,
-    role_enrichment,
-    role_mass,
-    sink_mass,
-)
-from attnprobe.measures.roles import match_roles, require_role, sort_roles
+from attnprobe.measures.arrays import mean_over_steps
+from attnprobe.measures.profiles import DistanceProfile
+from attnprobe.measures.recency import profile_of
+from attnprobe.measures.registry import MEASURES, Measure, find_measure
+from attnprobe.measures.roles import require_role, sort_roles
+from attnprobe.measures.sources import Asked, Given, read
 
 _RECORD_COORDS = ("item", "style", "task", "split")
+_ABSENT = -1
+"""Number of a layer or head in `by_head` where the measure has none."""
 
 
 @runtime_checkable
 class StepMassRun(Protocol):
-    """What a measure needs of a run: the table of records, and attention summed per span."""
+    """What most measures need of a run: the table of records, and attention summed per span."""
 
     @property
     def records(self) -> Any:
@@ -38,57 +36,9 @@ class StepMassRun(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A measure that can be asked for by name."""
-
-    unit: str
-    description: str
-    """One sentence for captions and exports."""
-    per_step: Callable[[StepMass], Float[np.ndarray, "layer head step *key_role"]]
-    has_key: bool = True
-    """Whether it is taken per key role; if not, it speaks of the query alone."""
-
-
-MEASURES: dict[str, Measure] = {
-    "enrichment": Measure(
-        "bits",
-        "log2 of a span's share of the attention over its share of the visible keys, sinks set "
-        "apart; 0 where attention is even",
-        role_enrichment,
-    ),
-    "mass": Measure("probability", "attention on the whole span, its sinks included", role_mass),
-    "density": Measure(
-        "probability per key",
-        "attention on the whole span per visible key, its sinks included",
-        role_density,
-    ),
-    "sink_mass": Measure(
-        "probability",
-        "attention on the sinks: the first positions and BOS",
-        sink_mass,
-        has_key=False,
-    ),
-}
-"""Every measure by name."""
-
-
-def find_measure(name: str) -> Measure:
-    """Look a measure up by name.
-
-    Raises:
-        SelectionError: If there is none of that name.
-    """
-    if name not in MEASURES:
-        raise SelectionError(
-            "no measure of that name", got=f"'{name}'", fix=nearest(name, MEASURES)
-        )
-    return MEASURES[name]
-
-
 def measure(
     run: StepMassRun,
-    name: str = "enrichment",
+    name: str | Measure = "enrichment",
     query: str | Sequence[str] | None = None,
     key: str | Sequence[str] | None = None,
     layer: Any = None,
@@ -102,68 +52,64 @@ def measure(
     once; steps at which it is undefined (the span has no visible key yet) are left out.
 
     Args:
-        run: An open run that holds step masses.
-        name: One of `MEASURES`.
+        run: An open run that holds what the measure needs: step masses for most, rows for some.
+        name: One of `MEASURES`, `attribution:METHOD`, or a measure itself.
         query: Query role; a pattern such as `step_*` takes the steps of several roles as one. A
             list keeps the dimension `query_role`; None takes every role there is.
-        key: Key role, likewise.
+        key: Key role, likewise; unused by measures without one.
         layer: Layers to read, as the run takes them; None for all.
         head: Heads to read, as the run takes them; None for all.
         ids: Records to read; None for all.
 
     Returns:
         Dims (record, layer, head, query_role, key_role), without the role dims that `query` and
-        `key` name singly; coords item, style, task and split along `record`. NaN where a record
-        lacks the role. Attributes `units`, `measure`, `description`.
+        `key` name singly, without `key_role` where the measure has no key, and without `layer` or
+        `head` where it has none (`rollout` mixes the heads, attributions have neither; `by_head`
+        puts them back). Coords item, style, task and split along `record`. NaN where a record lacks
+        the role. Attributes `units`, `measure`, `description`.
 
     Raises:
         SelectionError: If the measure, a role or a record is not there.
-        MeasureError: If the run holds no step masses, or nothing at all could be measured.
+        MeasureError: If the run does not hold what the measure needs (the message says which
+            `--keep` does), or nothing at all could be measured.
     """
-    chosen = find_measure(name)
+    chosen = name if isinstance(name, Measure) else find_measure(name)
+    name = name if isinstance(name, str) else _name_of(name)
     queries, keys = _listed(query), _listed(key) if chosen.has_key else None
     table = _rows(run.records, ids)
-    seen_queries: set[str] = set()
-    seen_keys: set[str] = set()
-    found: dict[str, _Measured] = {}
-    axes: tuple[np.ndarray, np.ndarray] | None = None
-    for record_id, step_mass in run.iter_step_mass(ids=ids, layer=layer, head=head):
-        seen_queries.update(step_mass["step_role"].values.tolist())
-        seen_keys.update(step_mass["role"].values.tolist())
-        found[str(record_id)] = _measure_record(step_mass, chosen, queries, keys)
-        if axes is None:
-            axes = step_mass["layer"].values, step_mass["head"].values
-    if axes is None:
+    chosen_ids = None if ids is None else list(ids)
+    found = _Found()
+    for block in read(run, Asked(name, chosen, queries, keys, layer, head, chosen_ids)):
+        found.take(block, chosen)
+    if not found.values:
         raise MeasureError(
             f"'{name}' needs the attention of the steps, and the run holds none",
             fix="extract again with --keep rows or --keep steps",
         )
-    for asked, seen, kind in ((queries, seen_queries, "query role"), (keys, seen_keys, "key role")):
+    for asked, seen, kind in (
+        (queries, found.query_roles, "query role"),
+        (keys, found.key_roles, "key role"),
+    ):
         for role in asked or ():
             require_role(role, seen, kind)
-    query_roles = tuple(queries) if queries else sort_roles(seen_queries)
-    key_roles = tuple(keys) if keys else sort_roles(seen_keys) if chosen.has_key else ("",)
-    values = np.full(
-        (len(table), len(axes[0]), len(axes[1]), len(query_roles), len(key_roles)),
-        np.nan,
-        dtype=np.float32,
-    )
-    for row, record_id in enumerate(table.index):
-        if str(record_id) in found:
-            found[str(record_id)].place(values[row], query_roles, key_roles)
+    query_roles = tuple(queries) if queries else sort_roles(found.query_roles)
+    key_roles = tuple(keys) if keys else sort_roles(found.key_roles) if chosen.has_key else ("",)
+    values = found.together([str(record) for record in table.index], query_roles, key_roles)
     if np.isnan(values).all():
         raise MeasureError(
             f"'{name}' is undefined in all {len(table)} records",
-            where=f"query {', '.join(query_roles)} on key {', '.join(key_roles)}",
-            fix="choose roles that occur in one record, the key before the query",
-        )
+            where=f"query {', '.join(query_roles)} on key {', '.join(key_roles)}"
+            if chosen.has_key else f"query {', '.join(query_roles)}",
+            fix=_UNDEFINED.get(name, "choose roles that occur in one record, the key before the "
+                                     "query"),
+        )  # fmt: skip
     array = xr.DataArray(
         values,
         dims=("record", "layer", "head", "query_role", "key_role"),
         coords={
             "record": [str(record_id) for record_id in table.index],
-            "layer": axes[0],
-            "head": axes[1],
+            "layer": found.layers,
+            "head": found.heads,
             "query_role": list(query_roles),
             "key_role": list(key_roles),
             **{
@@ -173,13 +119,81 @@ def measure(
             },
         },
         name=name,
-        attrs={"units": chosen.unit, "measure": name, "description": chosen.description},
-    )
+        attrs={
+            "units": _unit(run, chosen), "measure": name, "description": chosen.description,
+        },
+    )  # fmt: skip
+    for axis in ("layer", "head"):
+        if axis not in chosen.axes:
+            array = array.isel({axis: 0}, drop=True)
     if not chosen.has_key:
         array = array.isel(key_role=0, drop=True)
     elif isinstance(key, str):
         array = array.isel(key_role=0)
     return array.isel(query_role=0) if isinstance(query, str) else array
+
+
+_UNDEFINED = {
+    "enrichment_beyond_recency": "no other span has the distances of this one; take a profile of "
+    "neutral text (`beyond_profile`), or choose roles that occur in one record, the key first",
+}
+
+
+def by_head(values: xr.DataArray) -> xr.DataArray:
+    """Give a measure the dims `layer` and `head`, after `record`, if it has none of its own.
+
+    Args:
+        values: What `measure` returned.
+
+    Returns:
+        The same, with one entry of number −1 on each axis that was not there.
+    """
+    for axis in ("head", "layer"):
+        if axis not in values.dims:
+            values = values.expand_dims({axis: [_ABSENT]})
+    return values.transpose("record", "layer", "head", ...)
+
+
+def distance_profile(
+    run: Any, layer: Any = None, head: Any = None, ids: Sequence[str] | None = None
+) -> DistanceProfile:
+    """Find how each head weighs a key by its distance alone, from a run of neutral text.
+
+    Args:
+        run: An open run that holds rows, of text without the segments in question; `probe` or
+            `extract` makes one.
+        layer: Layers to read; those that will be measured. None for all.
+        head: Heads to read, likewise.
+        ids: Records to read; None for all.
+
+    Returns:
+        The profile, for `beyond_profile`.
+
+    Raises:
+        MeasureError: If the run holds no rows.
+    """
+    needed = Measure("", "", lambda _: np.empty(0), has_key=False, needs="rows")
+    blocks = read(run, Asked("distance_profile", needed, None, None, layer, head, ids))
+    parts = [profile_of(given.records for given in block).weight for block in blocks]
+    n_bins = max(part.shape[-1] for part in parts)
+    padded = [
+        np.pad(part, ((0, 0), (0, 0), (0, n_bins - part.shape[-1])), constant_values=np.nan)
+        for part in parts
+    ]
+    return DistanceProfile(np.concatenate(padded))
+
+
+def _name_of(chosen: Measure) -> str:
+    """Name a measure that was given as such."""
+    return next((name for name, one in MEASURES.items() if one is chosen), "measure")
+
+
+def _unit(run: Any, chosen: Measure) -> str:
+    """Return the unit; that of an attribution is the method's, which the run knows."""
+    if chosen.unit or chosen.needs != "attribution":
+        return chosen.unit
+    method = chosen.method or next(iter(run.attributions))
+    return str(run.attributions[method].get("unit", ""))
 
 
 def _listed(roles: str | Sequence[str] | None) -> list[str] | None:
@@ -203,7 +217,7 @@ def _rows(records: Any, ids: Sequence[str] | None) -> Any:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Measured:
-    """One record's values, for the roles that it has."""
+    """One record's values, for the roles that it has, in one block of layers."""
 
     values: np.ndarray
     queries: tuple[str, ...]
@@ -216,43 +230,58 @@ class _Measured:
         into[:, :, np.array(rows, dtype=int)[:, None], np.array(columns, dtype=int)] = self.values
 
 
-def _measure_record(
-    step_mass: xr.DataArray,
-    chosen: Measure,
-    queries: Sequence[str] | None,
-    keys: Sequence[str] | None,
-) -> _Measured:
-    """Measure one record for the roles asked for, or for all that it has."""
-    step_mass = step_mass.transpose("layer", "head", "step", "group")
-    step_roles = step_mass["step_role"].values.tolist()
-    group_roles = step_mass["role"].values.tolist()
-    steps_of = _present(queries, step_roles)
-    groups_of = _present(keys, group_roles) if chosen.has_key else {"": []}
-    wanted = np.array(sorted({s for steps in steps_of.values() for s in steps}), dtype=int)
-    members = np.zeros((len(group_roles), len(groups_of)), dtype=bool)
-    for column, groups in enumerate(groups_of.values()):
-        members[groups, column] = True
-    per_step = chosen.per_step(
-        StepMass(
-            mass=step_mass.values[:, :, wanted],
-            visible=step_mass["visible"].transpose("layer", "step", "group").values[:, wanted],
-            is_sink=step_mass["is_sink"].values.astype(bool),
-            members=members,
-        )
-    )
-    if not chosen.has_key:
-        per_step = per_step[..., None]
-    n_layers, n_heads = per_step.shape[:2]
-    values = np.empty((n_layers, n_heads, len(steps_of), len(groups_of)), dtype=np.float32)
-    for row, steps in enumerate(steps_of.values()):
-        values[:, :, row] = mean_over_steps(per_step[:, :, np.searchsorted(wanted, steps)])
-    return _Measured(values, tuple(steps_of), tuple(groups_of))
+class _Found:
+    """What was measured so far."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[_Measured]] = {}
+        """Of each record, block by block."""
+        self.layers: list[int] = []
+        self.heads: list[int] = []
+        self.query_roles: set[str] = set()
+        self.key_roles: set[str] = set()
+
+    def take(self, block: Iterator[Given], chosen: Measure) -> None:
+        """Measure all records in one block of layers."""
+        waiting: list[Given] = []
+
+        def records() -> Iterator[Any]:
+            for given in block:
+                self.query_roles |= given.seen[0]
+                self.key_roles |= given.seen[1]
+                waiting.append(given.without_records())
+                yield given.records
+
+        for at, per_step in enumerate(chosen.values(records())):
+            given = waiting[at]
+            measured = _averaged(given, per_step if chosen.has_key else per_step[..., None])
+            self.values.setdefault(given.id, []).append(measured)
+        if waiting:
+            self.layers += list(waiting[0].axes[0])
+            self.heads = list(waiting[0].axes[1])
+
+    def together(
+        self, records: Sequence[str], query_roles: Sequence[str], key_roles: Sequence[str]
+    ) -> np.ndarray:
+        """Put all values into one array, NaN where there is none."""
+        shape = (len(records), len(self.layers), len(self.heads), len(query_roles), len(key_roles))
+        values = np.full(shape, np.nan, dtype=np.float32)
+        for row, record_id in enumerate(records):
+            first = 0
+            for measured in self.values.get(record_id, []):
+                stop = first + len(measured.values)
+                measured.place(values[row, first:stop], query_roles, key_roles)
+                first = stop
+        return values
 
 
-def _present(asked: Sequence[str] | None, roles: Sequence[str]) -> dict[str, list[int]]:
-    """Find the places of each role asked for, leaving out those that are nowhere."""
-    places = {role: match_roles(role, roles) for role in asked or sort_roles(roles)}
-    return {role: found for role, found in places.items() if found}
+def _averaged(given: Given, per_step: np.ndarray) -> _Measured:
+    """Average a record's values over the steps of each role."""
+    n_layers, n_heads, _, n_keys = per_step.shape
+    values = np.empty((n_layers, n_heads, len(given.steps), n_keys), dtype=np.float32)
+    for row, steps in enumerate(given.steps.values()):
+        values[:, :, row] = mean_over_steps(per_step[:, :, steps])
+    return _Measured(values, tuple(given.steps), given.key_roles or ("",))
 
 
 def roles_by_style(run: Any) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:

@@ -21,6 +21,7 @@ from attnprobe.store.plan import REPEATED
 from attnprobe.store.ragged import Stretch, neighbours, step_masses
 from attnprobe.store.receipts import RECORD_COLUMNS, Receipt, read_receipt
 from attnprobe.store.shard import Ahead, Shard
+from attnprobe.store.steprows import step_rows
 from attnprobe.store.views import Place, Selection
 from attnprobe.types import Encoding
 
@@ -206,6 +207,27 @@ class Run:
         chosen = self._select(layer, head)
         for place in self._places(ids):
             yield place.id, views.weights(place, chosen)
+
+    def iter_step_rows(
+        self, ids: Iterable[str] | None = None, layer: Numbers = None, head: Numbers = None
+    ) -> Iterator[tuple[str, xr.DataArray]]:
+        """Go through the rows of the steps of many records with bounded memory.
+
+        Args:
+            ids: Which records; all by default.
+            layer: Layers by their number in the model; all by default.
+            head: Query heads; all by default.
+
+        Yields:
+            Record id and probabilities with dims (layer, head, step, key); the coordinate `visible`
+            (layer, step, key) tells which keys each layer's mask shows.
+
+        Raises:
+            MeasureError: If the run holds no rows.
+        """
+        chosen = self._select(layer, head)
+        for place in self._places(ids):
+            yield place.id, step_rows(place, chosen)
 
     def step_masses(
         self, layer: Numbers = None, head: Numbers = None, ids: Iterable[str] | None = None

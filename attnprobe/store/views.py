@@ -98,14 +98,14 @@ class Place:
     def visible(self, queries: np.ndarray, chosen: Selection) -> np.ndarray | None:
         """Return visible keys per (layer, query, group), or None where they are not stored."""
         stored, n_groups = self.part("/visible_query"), len(self.part("/group/start"))
-        found = _positions(queries, stored)
+        found = positions_of(queries, stored)
         if found is None:
             return None
         cells = self.shard.heavy("/visible", self.record, chosen.layers, chosen.heads, self.ahead)
         return cells.reshape(len(chosen.layers), len(stored), n_groups)[:, found]
 
 
-def _positions(wanted: np.ndarray, stored: np.ndarray) -> np.ndarray | None:
+def positions_of(wanted: np.ndarray, stored: np.ndarray) -> np.ndarray | None:
     """Find values in an ascending array; None unless all are there."""
     found = np.searchsorted(stored, wanted)
     inside = bool((found < len(stored)).all())
@@ -252,7 +252,7 @@ def masses(
         return np.zeros((len(chosen.layers), len(chosen.heads), 0, n_groups), np.float32)
     for name in ("/step_mass", "/weights", "/pooled"):
         stored = place.part("/row/query" if name == "/weights" else f"{name}_query")
-        found = _positions(queries, stored)
+        found = positions_of(queries, stored)
         if found is None or not len(stored):
             continue
         values = place.probabilities(name, chosen)
