@@ -2,12 +2,14 @@
 
 from attnprobe.cli import (  # noqa: F401  (each adds its commands)
     analysis,
+    bertviz,
     causes,
     check,
     data,
     demo,
     files,
     finetune,
+    passfail,
     plots,
     runs,
     score,
