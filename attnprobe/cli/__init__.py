@@ -13,6 +13,7 @@ from attnprobe.cli import (  # noqa: F401  (each adds its commands)
     plots,
     runs,
     score,
+    view,
 )
 from attnprobe.cli.app import app
 

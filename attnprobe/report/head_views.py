@@ -17,6 +17,8 @@ MAX_LINES = 300_000
 """Lines that a browser draws in a few seconds. A view draws one for each weight."""
 MAX_WEIGHTS = 10_000_000
 """Weights in one page, at 2.7 bytes each."""
+MAX_HEADS = 40
+"""Heads side by side in the model view: of more, bertviz leaves nothing to see of each."""
 LONGEST_TOKEN = 11
 """Glyphs that fit in bertviz's boxes, Chinese ones counted twice."""
 
@@ -188,6 +190,13 @@ def _labels(texts: Sequence[str]) -> tuple[str, ...]:
 
 def _check_lines(frames: Sequence[_Frame], settings: ViewSettings, keep: Sequence[str]) -> None:
     """Refuse what would stall a browser."""
+    n_heads = max(len(frame.heads) for frame in frames)
+    if "model" in settings.views and n_heads > MAX_HEADS:
+        raise SelectionError(
+            "too many heads side by side in the model view", got=n_heads,
+            expected=f"at most {MAX_HEADS}",
+            fix="choose fewer (--heads 0-31), or leave this view out (--view head)",
+        )  # fmt: skip
     for frame in frames:
         n_layers, n_heads, n_queries = len(frame.layers), len(frame.heads), len(frame.chosen)
         n_keys = int(frame.last.max()) + 1
