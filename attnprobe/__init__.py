@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attnprobe.contrasts import Contrast, contrast
+    from attnprobe.contrasts import Contrast, contrast, contrast_runs
     from attnprobe.errors import AttnprobeError
     from attnprobe.finetune import Finetuned, FinetuneSettings, fine_tune
     from attnprobe.measures import measure
@@ -42,13 +42,14 @@ _HOME = {
     "measure": "measures",
     "Contrast": "contrasts",
     "contrast": "contrasts",
+    "contrast_runs": "contrasts",
     "AttnprobeError": "errors",
 }
 
 __all__ = [
     "AttnprobeError", "Contrast", "Encoding", "ExtractSettings", "FinetuneSettings",
     "Finetuned", "Record", "Run", "Segment", "Span", "Verification",
-    "contrast", "extract", "fine_tune", "load_model", "measure", "open_run", "probe",
+    "contrast", "contrast_runs", "extract", "fine_tune", "load_model", "measure", "open_run", "probe",
     "read_records", "verify", "write_records",
 ]  # fmt: skip
 

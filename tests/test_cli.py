@@ -147,7 +147,7 @@ def test_contrast_as_json_is_json(run):
             "did you mean 'coarse'?",
         ),
         (["contrast", "RUN", "--measure", "enrichmnt"], "did you mean 'enrichment'?"),
-        (["contrast", "RUN", "--key", "coarse_history"], "coarse_history"),
+        (["contrast", "RUN", "--query", "step_1"], "nothing to compare in coarse"),
         (["contrast", "RUN", "--by", "family"], "--by: unknown unit of inference; got family"),
         (["plot", "heads", "RUN", "-o", "OUT/fig.gif"], ".gif"),
         (["plot", "segments", "RUN", "-o", "OUT/f.png", "--layers", "0,x"], "--layers: no selecti"),

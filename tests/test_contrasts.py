@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from attnprobe.contrasts import Contrast, compare, contrast
+from attnprobe.contrasts import Contrast, Inference, compare, contrast
 from attnprobe.errors import ContrastError, SelectionError
 from attnprobe.store import open_run
 from attnprobe.types import Span
@@ -248,9 +248,10 @@ def test_a_stored_run_tells_the_styles_apart(stored):
 
 
 def test_a_stored_run_says_which_style_has_which_roles(stored):
-    with pytest.raises(ContrastError, match="nothing to compare in stepwise") as caught:
-        contrast(stored, a="coarse", b="stepwise", key="coarse_history")
+    with pytest.raises(ContrastError, match="nothing to compare in coarse") as caught:
+        contrast(stored, a="coarse", b="stepwise", query="step_1")
     assert "'stepwise' has queries step_1, step_2, answer" in str(caught.value)
+    assert "expected roles that both styles have" in str(caught.value)
 
 
 def test_contrast_turns_round():
@@ -309,10 +310,61 @@ def test_by_item_is_labelled():
 
 
 def test_sink_mass_needs_no_key():
-    got = contrast(memory_run(), a="coarse", b="stepwise", measure="sink_mass")
+    run = memory_run()
+    shift_to_sinks(run, "coarse", 0.1)
+    got = contrast(run, a="coarse", b="stepwise", measure="sink_mass")
     assert got.key is None
     assert got.title == "sink_mass, answer: coarse − stepwise"
-    assert np.abs(got.effects["estimate"].values).max() < 1e-6
+    assert got.effects["estimate"].values == pytest.approx(0.1, abs=1e-6)
+
+
+def shift_to_sinks(run, style, shift):
+    for name, mass in run.step_mass.items():
+        if name.endswith(style):
+            mass.values[..., 0] += shift
+            mass.values[..., 3] -= shift
+
+
+def test_pairs_that_are_all_equal_are_refused():
+    with pytest.raises(ContrastError) as caught:
+        contrast(memory_run(), a="coarse", b="stepwise", measure="sink_mass")
+    assert "sink_mass, answer: there is nothing to test: all pairs are equal" in str(caught.value)
+    assert "got 12 items, every difference 0" in str(caught.value)
+    assert "not the same prompts under the same model" in str(caught.value)
+
+
+def test_infinite_values_are_refused():
+    a = np.random.default_rng(0).normal(size=(8, 1, 2))
+    a[3, 0, 1] = np.inf
+    with pytest.raises(ContrastError, match=r"infinite values .*; got 1 of 16 values of a"):
+        compare(a, np.zeros_like(a), [f"t{i}" for i in range(8)])
+
+
+def test_ratios_are_of_the_means_of_each_task():
+    a = np.repeat([[1.0, 3], [2, 6], [4, 12], [1, 3], [2, 6], [3, 9]], 1, axis=0).reshape(12, 1, 1)
+    b = np.ones((12, 1, 1))
+    found = compare(a, b, [f"t{i}" for i in range(6) for _ in range(2)], scale="log-ratio")
+    assert found["estimate"].item() == pytest.approx(np.log2([2, 4, 8, 2, 4, 6]).mean())
+
+
+@pytest.mark.parametrize(
+    ("low", "got"), [(-0.5, r"got values down to -0\.5"), (0.0, "got 1 means of 0")]
+)
+def test_ratios_need_values_above_zero(low, got):
+    a = np.ones((6, 1, 1))
+    a[0] = low
+    with pytest.raises(ContrastError, match=f"a ratio needs values above 0; {got}"):
+        compare(a, a + 1, [f"t{i}" for i in range(6)], scale="log-ratio")
+
+
+def test_an_unknown_scale_or_screening_lists_what_there_is():
+    pairs = one_per_task(np.ones((6, 1)))
+    with pytest.raises(ContrastError, match="no such scale; got 'ratio'; did you mean 'log-"):
+        compare(*pairs, scale="ratio")
+    with pytest.raises(ContrastError, match=r"no such false discovery rate; got 'bhy'.*bh, by"):
+        compare(*pairs, screening="bhy")
+    with pytest.raises(ContrastError, match="no such unit of inference; got by='record'"):
+        Inference(by="record")
 
 
 def test_an_unknown_style_lists_the_styles():

@@ -62,7 +62,7 @@ def contrast_runs(
         query: Role of the steps that look.
         key: Role that is looked at.
         by: `task` or `item`.
-        over: `head`, `layer` or `span`.
+        over: `head`, `layer`, `whole` or `span`.
         interaction: A column such as `split`: ask whether the change is another in one group than
             in another.
         levels: The two groups of the interaction.
@@ -101,7 +101,7 @@ def contrast_runs(
     within = " − ".join(styles)
     settings = {
         "styles": ", ".join(styles), "run": names[0], "other": names[1], "measure": measure,
-        "query": question.query, "by": by, "over": over,
+        "query": question.query, "by": by, "over": question.over,
         **({"key": question.key} if question.key else {}),
         **({"interaction": interaction, "levels": ", ".join(levels)} if interaction else {}),
         **numbers_of(inference),
@@ -117,7 +117,7 @@ def contrast_runs(
         n_pairs=len(found.pairs.items),
         dropped=found.pairs.dropped,
         settings=settings,
-        over=over,
+        over=question.over,
         within=f"{within}, {names[0]} − {names[1]}" if interaction else within,
         omnibus=found.omnibus,
         refused=found.refused,

@@ -8,8 +8,13 @@ from attnprobe.contrasts.inference import MIN_UNITS_FOR_SCREENING
 from attnprobe.errors import SelectionError, nearest
 from attnprobe.measures import find_measure
 
-_EN_CELLS = {"head": "attention head", "layer": "layer", "span": "pair of segments"}
-_ZH_CELLS = {"head": "注意力头", "layer": "层", "span": "片段对"}
+_EN_CELLS = {
+    "head": "attention head",
+    "layer": "layer",
+    "span": "pair of segments",
+    "whole": "model",
+}
+_ZH_CELLS = {"head": "注意力头", "layer": "层", "span": "片段对", "whole": "模型整体"}
 
 
 def methods(contrast: Any, language: str) -> str:

@@ -117,10 +117,11 @@ def by_item(values: xr.DataArray, style: str) -> dict[str, tuple[str, np.ndarray
 
 def _mean(records: Float[np.ndarray, "record *rest"]) -> Float[np.ndarray, "*rest"]:
     if len(records) == 1:
-        return records[0]
+        return np.asarray(records[0])
     present = ~np.isnan(records)
     sums, sizes = np.where(present, records, 0).sum(axis=0), present.sum(axis=0)
-    return np.where(sizes > 0, sums / np.maximum(sizes, 1), np.nan).astype(records.dtype)
+    means = np.where(sizes > 0, sums / np.maximum(sizes, 1), np.nan)
+    return np.asarray(means).astype(records.dtype)
 
 
 def groups_of(run: Any, items: np.ndarray, column: str) -> np.ndarray:

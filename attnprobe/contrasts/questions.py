@@ -14,7 +14,9 @@ from attnprobe.measures import find_measure, roles_by_style, sort_roles
 from attnprobe.measures import measure as measure_run
 from attnprobe.types import PREFIX
 
-OVER: Mapping[str, str] = {"head": "heads", "layer": "layers", "span": "span pairs"}
+OVER: Mapping[str, str] = {
+    "head": "heads", "layer": "layers", "span": "span pairs", "whole": "values",
+}  # fmt: skip
 """What is compared, cell by cell, and what the cells are called."""
 EACH_ROLE = "each role"
 """Query and key of a contrast over span pairs."""
@@ -63,11 +65,15 @@ def ask(
     interaction: str | None,
     levels: tuple[str, str],
 ) -> Question:
-    """Put a question together; the key is left out for measures that have none."""
-    has_key = find_measure(measure).has_key
+    """Put a question together, leaving out the key, heads or layers that the measure lacks."""
+    chosen = find_measure(measure)
     if over == "span":
         query = key = EACH_ROLE
-    return Question(measure, query, key if has_key else None, over, interaction, levels)
+    if over == "head" and "head" not in chosen.axes:
+        over = "layer"
+    if over == "layer" and "layer" not in chosen.axes:
+        over = "whole"
+    return Question(measure, query, key if chosen.has_key else None, over, interaction, levels)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,8 +152,8 @@ def cells(values: xr.DataArray, question: Question) -> xr.DataArray:
     """Reduce a measure to the cells that are compared: dims (record, …)."""
     if question.over == "span":
         return average(values, ("layer", "head"))
-    asked = _asked(values, question)
-    return average(asked, ("head",)) if question.over == "layer" else asked
+    gone = {"head": (), "layer": ("head",), "whole": ("layer", "head")}[question.over]
+    return average(_asked(values, question), gone)
 
 
 def omnibus_cells(values: xr.DataArray, question: Question) -> xr.DataArray:

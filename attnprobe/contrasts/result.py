@@ -48,7 +48,7 @@ class Contrast:
     settings: Mapping[str, str | int | float] = field(default_factory=dict)
     """Everything that was asked for, for the record."""
     over: str = "head"
-    """What is compared: `head`, `layer` or `span`."""
+    """What is compared: `head`, `layer`, `span` or `whole`."""
     within: str | None = None
     """What of each item is compared where it is no plain value: a style (of two runs), or a
     difference (of groups)."""

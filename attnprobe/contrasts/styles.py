@@ -60,9 +60,9 @@ def contrast(
         query: Role of the steps that look; `step_*` takes several roles as one.
         key: Role that is looked at; unused by measures without one (`sink_mass`).
         by: `task` for claims about new tasks (6 at least), `item` for these tasks only.
-        over: `head` for layer × head, `layer` for means over the heads of a layer, `span` for
-            every query role by every key role that both styles have, means over layers and heads
-            (`query` and `key` are not used then).
+        over: `head` for layer × head, `layer` for means over the heads of a layer, `whole` for
+            one mean over all, `span` for every query role by every key role that both styles have,
+            means over layers and heads (`query` and `key` are not used then).
         interaction: A column of the table of records, such as `split`: ask whether a − b is another
             in one group of items than in another, instead of whether it is 0.
         levels: The two groups of the interaction, first minus second.
@@ -92,7 +92,8 @@ def contrast(
         run, question, inference,
     )  # fmt: skip
     settings = {
-        "a": a, "b": b, "measure": measure, "query": question.query, "by": by, "over": over,
+        "a": a, "b": b, "measure": measure, "query": question.query, "by": by,
+        "over": question.over,
         **({"key": question.key} if question.key else {}),
         **({"interaction": interaction, "levels": ", ".join(levels)} if interaction else {}),
         **({"filler": filler} if filled else {}),
@@ -109,7 +110,7 @@ def contrast(
         n_pairs=len(found.pairs.items),
         dropped=found.pairs.dropped,
         settings=settings,
-        over=over,
+        over=question.over,
         within=f"{a} − {b}" if interaction else None,
         filler=filled,
         omnibus=found.omnibus,

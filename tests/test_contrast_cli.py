@@ -1,0 +1,90 @@
+"""`attnprobe contrast`, from the outside."""
+
+import json
+
+import pytest
+
+from tests.store.builders import make_run
+from tests.test_cli import invoke, succeed
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "tuned"
+    return make_run(folder, tasks=8, effect=2.0)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run") / "base", tasks=8)
+
+
+def test_the_verdict_begins_with_whether_anything_differs(run):
+    text = succeed("contrast", run).stdout
+    assert (
+        "Anything at all (layer × span, means over heads (instruction, history, answer)): " in text
+    )
+    assert "No screening by false discovery rate: 8 tasks" in text
+    assert "Refused: coarse_history: only coarse has it, so not compared directly." in text
+
+
+def test_the_methods_paragraph_is_printed_in_two_languages(run):
+    text = succeed("contrast", run, "--methods", "en").stdout
+    assert "flipping the signs of whole tasks (8)" in text
+    assert "(all 256; smallest attainable p 0.0078)" in text
+    assert "翻转任务的符号" in succeed("contrast", run, "--methods", "zh").stdout
+    result = invoke("contrast", run, "--methods", "fr")
+    assert result.exit_code == 2
+    assert "no methods paragraph in this language; got 'fr'" in result.output
+
+
+def test_layers_and_span_pairs_are_compared_like_heads(run):
+    layers = json.loads(succeed("contrast", run, "--over", "layer", "--json").stdout)
+    assert [row["layer"] for row in layers["layers"]] == [0, 1]
+    spans = json.loads(succeed("contrast", run, "--over", "span", "--json").stdout)
+    pairs = {(row["query_role"], row["key_role"]) for row in spans["spans"]}
+    assert pairs == {("answer", "instruction"), ("answer", "history"), ("answer", "answer")}
+    assert "span pairs differ" in succeed("contrast", run, "--over", "span").stdout
+    whole = json.loads(succeed("contrast", run, "--over", "whole", "--json").stdout)
+    assert len(whole["wholes"]) == 1
+
+
+def test_an_interaction_and_another_run_can_be_asked_for(run, base, tmp_path):
+    text = succeed("contrast", run, "--interaction", "split").stdout
+    assert "enrichment, answer → history: coarse − stepwise, seen − unseen (bits)." in text
+    text = succeed("contrast", run, "--against", base, "--style", "coarse").stdout
+    assert "coarse, tuned − base (bits)." in text
+    out = tmp_path / "c.csv"
+    text = succeed("contrast", run, "--against", base, "-o", out).stdout
+    assert "coarse − stepwise, tuned − base (bits)." in text
+    assert out.read_text(encoding="utf-8").startswith("a,b,measure,query,key,unit,within,filler,by")
+
+
+def test_filler_is_named_in_the_verdict(run):
+    text = succeed("contrast", run, "--key", "coarse_history").stdout
+    assert "answer → coarse_history (in stepwise: filler of its length)" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--over", "heads"], "nothing is compared over this; got 'heads'; did you mean 'head'?"),
+        (["--interaction", "spilt"], "no such column; got 'spilt'; did you mean 'split'?"),
+        (["--interaction", "split", "--levels", "seen"], "--levels: two groups are compared"),
+        (
+            ["--interaction", "split", "--levels", "seen,new"],
+            "no item with a pair is in this group",
+        ),
+        (["--interaction", "style"], "the records of one item differ in 'style'"),
+        (["--style", "coarse"], "--style: one style is compared between two runs"),
+        (["--against", "RUN", "--b-run", "RUN"], "--b-run: two models are compared"),
+        (["--scale", "log"], "no such scale; got 'log'; did you mean 'log-ratio'?"),
+        (["--scale", "log-ratio"], "a ratio needs values above 0"),
+        (["--screening", "fdr"], "no such false discovery rate; got 'fdr'"),
+        (["--over", "span", "--measure", "entropy"], "this measure has no keys"),
+    ],
+)
+def test_wrong_use_is_told(run, arguments, message):
+    result = invoke("contrast", run, *[run if one == "RUN" else one for one in arguments])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
