@@ -11,8 +11,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
 SCRIPTS = ("source.js", "draw.js", "text.js", "page.js")
 """The page's own code, in the order in which its parts need each other."""
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
@@ -72,6 +70,8 @@ def embedded(name: str, piece: Any, *, packed: bool = True) -> str:
 
 @cache
 def _library() -> str:
+    from plotly.offline import get_plotlyjs
+
     return get_plotlyjs()
 
 

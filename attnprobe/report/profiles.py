@@ -83,10 +83,9 @@ def _profile(
     order, starts, sizes = np.empty(0, int), np.empty(0, int), np.empty(0, int)
     for layer in layers:
         weights = run.weights(encoding.record.id, layer=layer, head=list(heads))
-        weights = weights.sel(query=list(encoding.step_queries))
         if not means:
             order, starts, sizes = _by_bin(weights, encoding, bins)
-        rows = weights.transpose("layer", "head", "query", "key").values[0].reshape(len(heads), -1)
+        rows = weights.values[0].reshape(len(heads), -1)
         sums = np.zeros((len(heads), len(bins)))
         if len(order):
             sums[:, sizes > 0] = np.add.reduceat(rows[:, order], starts[sizes > 0], axis=1)
@@ -100,6 +99,7 @@ def _by_bin(
     """Sort the cells of a map by the bin of their distance: cells, first of each bin, how many."""
     keys, queries = weights["key"].values, weights["query"].values
     counts = seen_keys(weights) & ~np.isin(keys, encoding.sinks) & (keys <= queries[:, None])
+    counts &= np.isin(queries, encoding.step_queries)[:, None]
     distance = queries[:, None] - keys
     place = np.searchsorted([last for _, last in bins], distance.clip(0))
     place = np.where(counts, place, len(bins)).ravel()

@@ -41,13 +41,14 @@ def attention_rows(
     rows: Any = None
     for one in layers:  # a layer at a time: all heads of a long record would not fit in memory
         rows = run.weights(record_id, layer=one, head=head)
-        if not every:
-            rows = rows.sel(query=list(run.encoding(record_id).step_queries))
-        mean = rows.mean(("layer", "head"), dtype=np.float64)
-        total = total + mean.transpose("query", "key").values
-    first = rows["first_key"].values
-    piece = coded_rows(total / len(layers), first, rows["last_key"].values - first + 1)
-    return {"queries": rows["query"].values.tolist(), **piece}
+        total = total + rows.values.mean(axis=(0, 1), dtype=np.float64)
+    queries, first = rows["query"].values, rows["first_key"].values
+    length = rows["last_key"].values - first + 1
+    kept = slice(None)
+    if not every:
+        kept = np.isin(queries, run.encoding(record_id).step_queries)
+    piece = coded_rows((total / len(layers))[kept], first[kept], length[kept])
+    return {"queries": queries[kept].tolist(), **piece}
 
 
 def has_rows(run: Any) -> bool:

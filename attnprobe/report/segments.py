@@ -52,14 +52,17 @@ def head_segments(
         run: An open run.
         pairs: Items, in one style or two.
         encodings: Their records in tokens.
-        name: A measure; `SEGMENT_MEASURE` replaces one that has no key roles.
+        name: A measure; `SEGMENT_MEASURE` replaces one that has no key roles, or whose values of
+            a record depend on all others.
         layers: Layers; None for all.
         heads: Heads; None for all.
 
     Raises:
         MeasureError: If the run does not hold what the measure needs.
     """
-    name = name if find_measure(name).has_key else SEGMENT_MEASURE
+    chosen = find_measure(name)
+    if not chosen.has_key or chosen.across is not None:  # some take all records at once
+        name = SEGMENT_MEASURE
     every = [encodings[record_id] for pair in pairs for record_id in pair.ids]
     queries, keys = (collapse_roles(found) for found in _roles(every))
     shape = (

@@ -60,7 +60,7 @@ def report_payload(run: Run, settings: ReportSettings | None = None) -> Payload:
         SelectionError: If the run is empty, or a style or the measure is not there.
     """
     settings = settings or ReportSettings()
-    find_measure(settings.measure)
+    _require_heads(settings.measure)
     a, b = chosen_styles(run, settings.a, settings.b)
     notices: list[Notice] = []
     found = None
@@ -82,6 +82,15 @@ def report_payload(run: Run, settings: ReportSettings | None = None) -> Payload:
             contrast=found, scores=scores, passed=passed, notices=tuple(notices),
         ),
     )  # fmt: skip
+
+
+def _require_heads(name: str) -> None:
+    axes = find_measure(name).axes
+    if axes != ("layer", "head"):
+        raise SelectionError(
+            "a report shows heads, and this measure does not tell them apart", got=f"'{name}'",
+            expected="a measure of every layer and head, such as enrichment or entropy",
+        )  # fmt: skip
 
 
 def chosen_styles(run: Run, a: str | None, b: str | None) -> tuple[str, str | None]:

@@ -42,13 +42,13 @@ class Side {
         const word = name === "prompt" ? "prompt" : this.record.generated === null ? "target" : "written";
         this.box.append(make("div", { className: "part", textContent: this.words[word] }));
       }
-      const segment = make("div", { className: "segment" }, make("span", { className: "role", textContent: role }));
+      const content = make("div", { className: "content" });
       for (let at = start; at < stop; ) {
         const [end, text] = joined.get(at) ?? [at + 1, texts[at]];
-        segment.append(this.token(at, Math.min(end, stop), text, { isStep: at >= n_prompt, isSink: sinkSet.has(at), isVirtual: at < n_virtual }));
+        content.append(this.token(at, Math.min(end, stop), text, { isStep: at >= n_prompt, isSink: sinkSet.has(at), isVirtual: at < n_virtual }));
         at = Math.min(end, stop);
       }
-      this.box.append(segment);
+      this.box.append(make("div", { className: "segment" }, make("div", { className: "role", textContent: role }), content));
     }
   }
 
@@ -58,7 +58,7 @@ class Side {
     if (isSink) token.classList.add("sink");
     const pieces = (isVirtual ? "▢" : text).split("\n");
     pieces.forEach((piece, i) => {
-      if (i) token.append(make("span", { className: "newline", textContent: "↵" }), "\n");
+      if (i) token.append(make("span", { className: "newline", textContent: "↵" }), i < pieces.length - 1 || piece ? "\n" : make("wbr"));
       token.append(piece);
     });
     const entry = { start, stop, text, token, isStep };
