@@ -182,7 +182,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(figure, "savefig", broken)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(FigureError, match=r"cannot write the figure \(disk full\)"):
         save(figure, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["f.png"]

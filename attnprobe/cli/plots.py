@@ -1,16 +1,17 @@
 """`attnprobe plot`: figures of runs."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attnprobe.cli.analysis import By, Key, Measure, Query, Seed, StyleA, StyleB, checked_by
-from attnprobe.cli.app import app, names, numbers, say
+from attnprobe.cli.app import app, numbers, say
 from attnprobe.cli.runs import RunFolder
 
 if TYPE_CHECKING:
-    from attnprobe.store import Run
+    from matplotlib.figure import Figure
 
 plot = typer.Typer(
     help="Draw a figure: .png, .svg or .pdf, by the name's ending.",
@@ -18,18 +19,68 @@ plot = typer.Typer(
 )  # fmt: skip
 app.add_typer(plot, name="plot")
 
-FigureOut = Annotated[Path, typer.Option("-o", "--out", help="fig.png, fig.svg or fig.pdf.")]
+
+def _figure_name(path: Path) -> Path:
+    """Refuse a wrong ending before any work is done."""
+    from attnprobe.figures.saving import check_figure_name
+
+    return check_figure_name(path)
+
+
+def _table_name(path: Path | None) -> Path | None:
+    from attnprobe.panels.tables import check_table_name
+
+    return None if path is None else check_table_name(path)
+
+
+FigureOut = Annotated[
+    Path,
+    typer.Option("-o", "--out", help="fig.png, fig.svg or fig.pdf.", callback=_figure_name),
+]
 LookName = Annotated[str, typer.Option(help="paper or slides.")]
 Width = Annotated[float | None, typer.Option(help="Width in mm; by the look if not given.")]
+Columns = Annotated[
+    int | None, typer.Option(help="Or: 1 or 2, the columns of a page that it takes.")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Write the figure's numbers to this .csv.", callback=_table_name),
+]
+Layers = Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")]
+Heads = Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")]
 
-RecordId = Annotated[str | None, typer.Option(help="Id of the record.")]
-ItemId = Annotated[str | None, typer.Option(help="Instead: all styles of this item.")]
-Pair = Annotated[
-    bool, typer.Option("--pair", help="With --record: the other styles of its item as well.")
-]
-Styles = Annotated[
-    str | None, typer.Option(help="Of the item, such as coarse,stepwise; all by default.")
-]
+
+def write_figure(
+    panels: Any,
+    out: Path,
+    look: str,
+    width: float | None,
+    data: Path | None = None,
+    draw: Callable[..., "Figure"] | None = None,
+) -> None:
+    """Draw panels, and write the figure and, if asked for, its numbers.
+
+    Args:
+        panels: One, or several of one kind.
+        out: The figure.
+        look: One of the looks.
+        width: In mm, as `figure_width` gives it; by the look if None.
+        data: Where to write the numbers.
+        draw: What draws them; by their kind if None.
+    """
+    from attnprobe.figures import draw_any, save
+    from attnprobe.panels import write_table
+
+    say(f"wrote {save((draw or draw_any)(panels, look, width), out)}")
+    if data is not None:
+        say(f"wrote {write_table(panels, data)}")
+
+
+def figure_width(look: str, width_mm: float | None, columns: int | None) -> float | None:
+    """Return the width that was asked for, in mm or in columns; None for the look's own."""
+    from attnprobe.figures.looks import chosen_width
+
+    return chosen_width(look, width_mm, columns)
 
 
 @plot.command()
@@ -45,18 +96,21 @@ def heads(
     seed: Seed = 0,
     look: LookName = "paper",
     width_mm: Width = None,
+    columns: Columns = None,
+    data: Data = None,
 ) -> None:
     """Layers by heads: where two styles differ, significant heads marked."""
     from attnprobe.contrasts import contrast as compare_styles
-    from attnprobe.figures import draw, save
-    from attnprobe.panels import head_panel
+    from attnprobe.panels import head_panel, unfinished
     from attnprobe.store import open_run
 
+    width = figure_width(look, width_mm, columns)
     with open_run(run) as opened:
         result = compare_styles(
             opened, a=a, b=b, measure=measure, query=query, key=key, by=checked_by(by), rng=seed
         )
-    say(f"wrote {save(draw(head_panel(result), look, width_mm), out)}")
+        panel = head_panel(result, notice=unfinished(opened))
+    write_figure(panel, out, look, width, data)
 
 
 @plot.command()
@@ -66,102 +120,42 @@ def segments(
     a: StyleA = "coarse",
     b: StyleB = "stepwise",
     measure: Measure = "enrichment",
-    layers: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
-    heads: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
+    layers: Layers = None,
+    heads: Heads = None,
     look: LookName = "paper",
     width_mm: Width = None,
+    columns: Columns = None,
+    data: Data = None,
 ) -> None:
     """Query roles by key roles: each style, and their difference."""
-    from attnprobe.figures import draw, save
     from attnprobe.panels import segment_panels
     from attnprobe.store import open_run
 
+    width = figure_width(look, width_mm, columns)
     with open_run(run) as opened:
         panels = segment_panels(
             opened, a, b, measure,
             layer=numbers(layers, "--layers"), head=numbers(heads, "--heads"),
         )  # fmt: skip
-    say(f"wrote {save(draw(panels, look, width_mm), out)}")
-
-
-@plot.command("map")
-def token_map(
-    run: RunFolder,
-    out: FigureOut,
-    record: RecordId = None,
-    item: ItemId = None,
-    pair: Pair = False,
-    styles: Styles = None,
-    layers: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
-    heads: Annotated[str | None, typer.Option(help="Such as 0,5-7; all by default.")] = None,
-    each: Annotated[
-        bool, typer.Option("--each", help="A map for each layer and head, not their mean.")
-    ] = False,
-    scale: Annotated[str, typer.Option(help="Of the colours: sqrt, log or linear.")] = "sqrt",
-    look: LookName = "paper",
-    width_mm: Width = None,
-) -> None:
-    """Token by token: where heads look in one record, or in all styles of an item."""
-    from attnprobe.figures import draw_maps, save
-    from attnprobe.panels import map_panels
-    from attnprobe.store import open_run
-
-    with open_run(run) as opened:
-        ids = _chosen_records(opened, "plot map", record, item, styles, pair=pair)
-        panels = map_panels(
-            opened, ids, numbers(layers, "--layers"), numbers(heads, "--heads"),
-            each=each, scale=scale,
-        )  # fmt: skip
-    say(f"wrote {save(draw_maps(panels, look, width_mm), out)}")
+    write_figure(panels, out, look, width, data)
 
 
 @plot.command()
-def attribution(
-    run: RunFolder,
+def training(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder of `attnprobe finetune`, or a training log.", metavar="TRAINING"
+        ),
+    ],
     out: FigureOut,
-    record: RecordId = None,
-    item: ItemId = None,
-    pair: Pair = False,
-    styles: Styles = None,
-    method: Annotated[
-        str | None, typer.Option(help="Attribution method; the run's only one by default.")
-    ] = None,
-    query: Annotated[
-        str | None, typer.Option(help="Role of the predicted tokens to show; all by default.")
-    ] = None,
-    scale: Annotated[str, typer.Option(help="Of the colours: sqrt or linear.")] = "sqrt",
     look: LookName = "paper",
     width_mm: Width = None,
+    columns: Columns = None,
+    data: Data = None,
 ) -> None:
-    """Predicted tokens by the tokens they owe themselves to, and sums by segment."""
-    from attnprobe.figures import draw_attribution, save
-    from attnprobe.panels import attribution_panel
-    from attnprobe.store import open_run
+    """Losses and pass rates of a training, by tokens or steps."""
+    from attnprobe.panels import read_training_log, training_panels
 
-    with open_run(run) as opened:
-        ids = _chosen_records(opened, "plot attribution", record, item, styles, pair=pair)
-        panel = attribution_panel(opened, ids, method, query, scale=scale)
-    say(f"wrote {save(draw_attribution(panel, look, width_mm), out)}")
-
-
-def _chosen_records(
-    opened: "Run",
-    command: str,
-    record: str | None,
-    item: str | None,
-    styles: str | None,
-    *,
-    pair: bool,
-) -> tuple[str, ...]:
-    """Find the record, or all records of an item, that a command was asked for."""
-    from attnprobe.errors import SelectionError
-    from attnprobe.panels import item_records
-
-    if (record is None) == (item is None):
-        raise SelectionError(
-            "name one record or one item", where=command,
-            got="both" if record else "neither", fix="use --record ID, or --item ITEM",
-        )  # fmt: skip
-    if pair or item is not None or styles is not None:
-        return item_records(opened, record, item, names(styles))
-    return (str(record),)
+    width = figure_width(look, width_mm, columns)
+    write_figure(training_panels(read_training_log(source)), out, look, width, data)

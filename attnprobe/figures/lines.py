@@ -22,6 +22,7 @@ from attnprobe.figures.drawing import margins, settings
 from attnprobe.figures.fitting import lay_out, wrap
 from attnprobe.figures.fonts import already_warned, families
 from attnprobe.figures.looks import MM, POINT, Look, find_look
+from attnprobe.figures.tokens import UNNAMED, UNNAMED_NOTE, draw_tokens
 from attnprobe.panels.lines import Line, LinePanel
 
 COLOURS = (*SERIES, "#999999", "#000000")
@@ -67,7 +68,7 @@ def draw_lines(
         raise FigureError("there is no panel to draw", expected="one or more")
     n_columns = min(len(panels), abreast or _ABREAST)
     width = width_mm or (style.single_mm if n_columns == 1 else style.wide_mm)
-    caption = "\n".join(dict.fromkeys(panel.note for panel in panels if panel.note))
+    caption = _caption(panels)
     with mpl.rc_context(settings(style, families(_texts(panels)))), already_warned():
         figure = Figure(figsize=(width * MM, 2 * width * MM), layout=margins(style))
         FigureCanvasAgg(figure)
@@ -87,6 +88,14 @@ def draw_lines(
             wrap(below, caption, 0.98 * figure.get_figwidth() * figure.dpi)
         _fit(figure, row, panels, n_columns, style)
     return figure
+
+
+def _caption(panels: Sequence[LinePanel]) -> str:
+    lines = [panel.note for panel in panels if panel.note]
+    spans = [span for panel in panels if panel.tokens for span in panel.tokens.spans]
+    if any(span.role in UNNAMED for span in spans):
+        lines.append(UNNAMED_NOTE)
+    return "\n".join(dict.fromkeys(lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +141,9 @@ def _fill(axes: Axes, panel: LinePanel, inks: dict[str, _Ink], look: Look) -> No
             panel.level, color="#404040", linewidth=look.line, linestyle=(0, (2, 2)), zorder=1.5
         )
     places = np.concatenate([line.x for line in panel.lines])
-    if panel.stacked or places.min() == places.max():
+    if panel.tokens is not None:
+        axes.set_xlim(0, len(panel.tokens))
+    elif panel.stacked or places.min() == places.max():
         axes.set_xlim(places.min() - 0.5, places.max() + 0.5)
     else:
         axes.margins(x=0.02)
@@ -233,9 +244,17 @@ def _handle(label: str, ink: _Ink, is_area: bool, look: Look) -> Artist:
 def _texts(panels: Sequence[LinePanel]) -> list[str]:
     texts = ["+−.…()0123456789"]
     for panel in panels:
+        if panel.tokens is not None:
+            texts += [panel.tokens.name, *(label.text for label in panel.tokens.labels)]
+            texts += [span.role for span in panel.tokens.spans]
         texts += [panel.title, panel.x_axis, panel.name, panel.unit, panel.note]
         texts += [line.label for line in panel.lines]
     return texts
+
+
+def _x_axis(axes: Axes, panel: LinePanel) -> str:
+    """Name the x axis; an axis of tokens says itself whether it shows positions."""
+    return panel.x_axis if panel.tokens is None else axes.get_xlabel().replace("\n", " ")
 
 
 def _fit(
@@ -256,8 +275,12 @@ def _fit(
                 fix="ask for a greater width (width_mm), or draw fewer panels",
             )
         for place, (axes, panel, box) in enumerate(zip(row, panels, boxes, strict=True)):
-            wrap(axes.set_title(panel.title, loc="left", parse_math=False), panel.title, box.width)
-            wrap(axes.xaxis.label, panel.x_axis, box.width)
+            above = look.font * 0.6
+            if panel.tokens is not None:
+                above += draw_tokens(axes, panel.tokens, "x", look)
+            title = axes.set_title(panel.title, loc="left", pad=above, parse_math=False)
+            wrap(title, panel.title, box.width)
+            wrap(axes.xaxis.label, _x_axis(axes, panel), box.width)
             if place % n_columns == 0 or panels[place - 1].name != panel.name:
                 words = f"{panel.name} ({panel.unit})" if panel.unit else panel.name
                 wrap(axes.yaxis.label, words, 1.1 * box.height)

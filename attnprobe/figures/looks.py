@@ -49,3 +49,27 @@ def find_look(name: str) -> Look:
     if name not in LOOKS:
         raise FigureError("no look of that name", got=f"'{name}'", fix=nearest(name, LOOKS))
     return LOOKS[name]
+
+
+def chosen_width(look: str, width_mm: float | None, columns: int | None) -> float | None:
+    """Return the width that was asked for, in millimetres; None for the look's own choice.
+
+    Args:
+        look: One of `LOOKS`.
+        width_mm: A width, or:
+        columns: Columns of a journal's page that the figure takes: 1 or 2. On slides, half of
+            them or all.
+
+    Raises:
+        FigureError: If both are given, or one of them makes no figure.
+    """
+    style = find_look(look)
+    if width_mm is not None and columns is not None:
+        raise FigureError("a width in mm and one in columns were asked for", fix="give one of them")
+    if columns is not None and columns not in (1, 2):
+        raise FigureError("a page has one or two columns", got=columns, expected="1 or 2")
+    if width_mm is not None and not 0 < width_mm < float("inf"):
+        raise FigureError("a figure needs a width above 0 mm", got=width_mm)
+    if columns is None:
+        return width_mm
+    return style.single_mm if columns == 1 else style.wide_mm

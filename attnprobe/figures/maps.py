@@ -23,7 +23,7 @@ from attnprobe.figures.scales import add_colour_bar, colour_norm
 from attnprobe.figures.tokens import UNNAMED, UNNAMED_NOTE, draw_tokens
 from attnprobe.panels.attributions import AttributionPanel
 from attnprobe.panels.bars import BarPanel
-from attnprobe.panels.maps import MapPanel, find_scale
+from attnprobe.panels.cells import MapPanel, find_scale
 
 _FLAT = 0.5
 """Maps with fewer rows per column than this are set one below the other."""

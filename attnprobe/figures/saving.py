@@ -1,5 +1,6 @@
 """Figure → file, the same bytes every time."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,27 +35,41 @@ def save(figure: Figure, path: str | Path) -> Path:
         The path.
 
     Raises:
-        FigureError: If the suffix is none of these.
+        FigureError: If the suffix is none of these, or the file cannot be written.
     """
-    path = Path(path)
-    options = _OPTIONS.get(path.suffix.lower())
-    if options is None:
-        raise FigureError(
-            "a figure is not written to this kind of file",
-            where=str(path),
-            got=f"suffix '{path.suffix}'",
-            expected=" or ".join(_OPTIONS),
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = check_figure_name(path)
+    options = _OPTIONS[path.suffix.lower()]
     draft = path.with_name(f".{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context(_SETTINGS | {"pdf.fonttype": _pdf_font(figure)}), already_warned():
             figure.savefig(draft, **options)
         if options["format"] == "svg":
             _carry_fonts(draft, figure)
         draft.replace(path)
+    except OSError as error:
+        raise FigureError(
+            f"cannot write the figure ({error.strerror or error})", where=str(path),
+            fix="name another file",
+        ) from error  # fmt: skip
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+    return path
+
+
+def check_figure_name(path: str | Path) -> Path:
+    """Return the path of a figure.
+
+    Raises:
+        FigureError: If its suffix is none that a figure is written to.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _OPTIONS:
+        raise FigureError(
+            "a figure is not written to this kind of file", where=str(path),
+            got=f"suffix '{path.suffix}'", expected=" or ".join(_OPTIONS),
+        )  # fmt: skip
     return path
 
 

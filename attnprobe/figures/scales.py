@@ -11,17 +11,24 @@ from matplotlib.colors import FuncNorm, LogNorm, Normalize, PowerNorm
 from matplotlib.figure import Figure
 
 from attnprobe.figures.looks import Look
-from attnprobe.panels.maps import MapPanel, find_scale
+from attnprobe.panels.cells import MapPanel, find_scale
 
 
 def colour_norm(panel: MapPanel) -> Normalize:
     """Return what turns values into colours."""
     low, high = panel.limits
-    if panel.diverging and panel.scale == "sqrt":
-        return FuncNorm((_signed_root, _signed_square), low, high)
+    if panel.diverging:
+        return diverging_norm(panel.limits, panel.scale)
     if panel.scale == "log":
         return LogNorm(low, high, clip=True)
     return PowerNorm(0.5, low, high) if panel.scale == "sqrt" else Normalize(low, high)
+
+
+def diverging_norm(limits: tuple[float, float], scale: str) -> Normalize:
+    """Return what turns values of either sign into colours."""
+    if scale == "sqrt":
+        return FuncNorm((_signed_root, _signed_square), *limits)
+    return Normalize(*limits)
 
 
 def _signed_root(values: Any) -> Any:
@@ -49,13 +56,19 @@ def add_colour_bar(
     bar.set_label(
         f"{panel.name} ({', '.join(filter(None, (panel.unit, find_scale(panel.scale))))})"
     )
-    if panel.scale == "sqrt":
-        ticks = _even_ticks(panel.limits[1], 0.22 if panel.diverging else 0.11)
-        if panel.diverging:
-            ticks = [*(-tick for tick in ticks[:0:-1]), *ticks]
-        bar.set_ticks(ticks, labels=[f"{tick:g}".replace("-", "−") for tick in ticks])
+    bar_ticks(bar, panel.limits, panel.scale, diverging=panel.diverging)
     bar.outline.set(linewidth=look.line, edgecolor="#808080")  # type: ignore[operator]
     return bar
+
+
+def bar_ticks(bar: Colorbar, limits: tuple[float, float], scale: str, *, diverging: bool) -> None:
+    """Put round numbers along a bar of a square-root scale; other scales find their own."""
+    if scale != "sqrt":
+        return
+    ticks = _even_ticks(limits[1], 0.22 if diverging else 0.11)
+    if diverging:
+        ticks = [*(-tick for tick in ticks[:0:-1]), *ticks]
+    bar.set_ticks(ticks, labels=[f"{tick:g}".replace("-", "−") for tick in ticks])
 
 
 def _beyond(panels: Sequence[MapPanel]) -> Any:

@@ -1,7 +1,7 @@
 """Which tokens a prediction owes itself to, token by token and summed by segment."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ from jaxtyping import Bool, Float
 from attnprobe.errors import SelectionError
 from attnprobe.measures.roles import match_roles, require_role, sort_roles
 from attnprobe.panels.bars import BarPanel
-from attnprobe.panels.maps import MAX_CELLS, MapPanel, heading
+from attnprobe.panels.cells import MapPanel
+from attnprobe.panels.maps import MAX_CELLS, heading
+from attnprobe.panels.notices import with_notice
 from attnprobe.panels.panel import limits_around_zero
 from attnprobe.panels.segments import collapse_roles
 from attnprobe.panels.showing import shown_in_notebook
@@ -34,6 +36,10 @@ class AttributionPanel:
     def title(self) -> str:
         """Short heading."""
         return self.bars.title
+
+    def to_table(self) -> list[dict[str, Any]]:
+        """Return one row per cell of the maps, then one per bar."""
+        return [row for panel in (*self.maps, self.bars) for row in panel.to_table()]
 
     def _repr_html_(self) -> str:
         return shown_in_notebook(self)
@@ -77,8 +83,10 @@ def attribution_panel(
         raise SelectionError("too few cells", where="cells", got=cells, expected="≥ 1")
     grids = [_Grid.of(run, record_id, method, query) for record_id in ids]
     limits = limits_around_zero(*(grid.scores[:, ~grid.is_sink] for grid in grids))
+    bars = _bars(grids, query)
     return AttributionPanel(
-        tuple(_map(grid, limits, scale, cells) for grid in grids), _bars(grids, query)
+        tuple(_map(grid, limits, scale, cells) for grid in grids),
+        replace(bars, note=with_notice(bars.note, run)),
     )
 
 
@@ -118,14 +126,19 @@ class _Grid:
     @property
     def name(self) -> str:
         """What the scores are."""
-        credited = {"logprob": "log-probability", "logit": "logit"}
-        target = str(self.attrs.get("target", "prediction"))
-        return f"credit for the {credited.get(target, target)}"
+        return credit_name(self.attrs)
 
     @property
     def unit(self) -> str:
         """Unit of the scores."""
         return str(self.attrs["units"])
+
+
+def credit_name(attrs: Mapping[str, Any]) -> str:
+    """Say what the scores of an attribution are."""
+    credited = {"logprob": "log-probability", "logit": "logit"}
+    target = str(attrs.get("target", "prediction"))
+    return f"credit for the {credited.get(target, target)}"
 
 
 def _steps(array: xr.DataArray, query: str | None, record_id: str) -> list[int]:

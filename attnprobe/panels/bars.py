@@ -1,6 +1,7 @@
 """Signed sums as bars, several series side by side."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -46,3 +47,13 @@ class BarPanel:
     def values(self) -> Float[np.ndarray, "series bar"]:
         """The sums."""
         return self.positive + self.negative
+
+    def to_table(self) -> list[dict[str, Any]]:
+        """Return one row per bar that is there: its sum, and what counts for and against."""
+        values = self.values
+        return [
+            {"panel": self.title, "series": self.series[series], "bar": self.bars[bar],
+             "value": float(values[series, bar]), "positive": float(self.positive[series, bar]),
+             "negative": float(self.negative[series, bar]), "name": self.name, "unit": self.unit}
+            for series, bar in np.argwhere(~np.isnan(values)).tolist()
+        ]  # fmt: skip

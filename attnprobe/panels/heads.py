@@ -6,12 +6,13 @@ from attnprobe.contrasts import Contrast
 from attnprobe.panels.panel import Panel, limits_around_zero
 
 
-def head_panel(contrast: Contrast, alpha: float = 0.05) -> Panel:
+def head_panel(contrast: Contrast, alpha: float = 0.05, notice: str = "") -> Panel:
     """Arrange a contrast as layers by heads, marking the heads that differ.
 
     Args:
         contrast: Effects per head.
         alpha: Family-wise error rate at which a head is marked.
+        notice: What the reader must know of the run besides (see `unfinished`).
 
     Returns:
         A diverging panel: rows are layers (the first on top), columns are heads.
@@ -37,5 +38,6 @@ def head_panel(contrast: Contrast, alpha: float = 0.05) -> Panel:
         diverging=True,
         marks=marks,
         mark_note=f"differs {test}" if marks.any() else f"No head differs {test}.",
-        note=f"{contrast.n_pairs} pairs. The claim holds for: {scope}.",
+        note=f"{contrast.n_pairs} pairs. The claim holds for: {scope}."
+        + (f" {notice}" if notice else ""),
     )

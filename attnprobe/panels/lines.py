@@ -1,12 +1,14 @@
 """Values along an axis: lines with their uncertainty, or shares that are stacked to a whole."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from attnprobe.errors import FigureError
 from attnprobe.panels.showing import shown_in_notebook
+from attnprobe.panels.tokens import TokenAxis
 
 LINE_SCALES = ("linear", "log")
 """How the values lie along the y axis."""
@@ -67,6 +69,8 @@ class LinePanel:
     """Whether values are shares of a whole, to be drawn one on top of another as areas."""
     note: str = ""
     """Anything else the reader must know."""
+    tokens: TokenAxis | None = None
+    """What stands below the places, where they are tokens: the i-th of them lies at i + 0.5."""
 
     def __post_init__(self) -> None:
         where = f"panel '{self.title}'"
@@ -91,6 +95,25 @@ class LinePanel:
             )
         if self.stacked:
             self._check_stack(where)
+        if self.tokens is not None:
+            ends = [(float(line.x[0]), float(line.x[-1])) for line in self.lines]
+            low, high = min(low for low, _ in ends), max(high for _, high in ends)
+            if low < 0 or high > len(self.tokens):
+                raise FigureError(
+                    "places beyond the tokens of the axis", where=where, got=(low, high),
+                    expected=f"0 to {len(self.tokens)}",
+                )  # fmt: skip
+
+    def to_table(self) -> list[dict[str, Any]]:
+        """Return one row per point that has a value, with its interval where there is one."""
+        return [
+            {"panel": self.title, "line": line.label, "x": float(line.x[i]),
+             "value": float(line.y[i]), "low": None if line.low is None else float(line.low[i]),
+             "high": None if line.high is None else float(line.high[i]),
+             "x_axis": self.x_axis, "name": self.name, "unit": self.unit}
+            for line in self.lines
+            for i in np.flatnonzero(~np.isnan(line.y)).tolist()
+        ]  # fmt: skip
 
     def _check_stack(self, where: str) -> None:
         first = self.lines[0].x

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from attnprobe.errors import FigureError, MeasureError, SelectionError, nearest
+from attnprobe.errors import MeasureError, SelectionError, nearest
+from attnprobe.measures.roles import match_roles, sort_roles
+from attnprobe.panels.cells import MapPanel, find_scale
+from attnprobe.panels.notices import with_notice
 from attnprobe.panels.panel import limits_from_zero
-from attnprobe.panels.showing import shown_in_notebook
 from attnprobe.panels.tokens import TokenAxis, token_axis
 from attnprobe.types import Encoding
 
@@ -20,80 +22,6 @@ MAX_MAPS = 12
 """Maps in one figure."""
 LOG_FLOOR = 1e-4
 """Weights below it have the colour of it on a logarithmic scale."""
-SCALES = {"sqrt": "square-root scale", "log": "logarithmic scale", "linear": "linear scale"}
-"""How weights turn into colours. Attention is heavy-tailed: next to a sink, everything else would
-look like nothing on a linear scale."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MapPanel:
-    """A value for pairs of tokens of one record: queries (the first on top) by keys."""
-
-    values: Float[np.ndarray, "row column"]
-    """A number per cell, such as a probability; NaN where no query of the cell sees a key of it."""
-    rows: TokenAxis
-    """The queries, or the tokens predicted there."""
-    columns: TokenAxis
-    """The keys, or the tokens that are credited."""
-    title: str
-    """Short heading."""
-    limits: tuple[float, float]
-    """Values at the two ends of the colours; what reaches beyond has the colour of the end."""
-    scale: str = "sqrt"
-    """One of `SCALES`."""
-    block: tuple[int, int] = (1, 1)
-    """Tokens that share a cell, along rows and columns."""
-    note: str = ""
-    """Anything else the reader must know."""
-    name: str = "attention"
-    """What the values are, for the colour bar."""
-    unit: str = "probability"
-    """Unit of the values."""
-    diverging: bool = False
-    """Whether 0 is a middle that values depart from to both sides."""
-
-    def __post_init__(self) -> None:
-        sides = len(self.rows), len(self.columns)
-        expected = tuple(-(-n // b) for n, b in zip(sides, self.block, strict=True))
-        if self.values.shape != expected:
-            raise FigureError(
-                "a map needs one value per cell", where=f"map '{self.title}'",
-                got=self.values.shape, expected=expected,
-            )  # fmt: skip
-        find_scale(self.scale)
-        low, high = self.limits
-        if self.diverging:
-            self._check_diverging()
-        elif not (np.isfinite(high) and 0 <= low < high) or (self.scale == "log" and low == 0):
-            raise FigureError(
-                "colour limits must be two numbers from 0 on, the lower first",
-                where=f"map '{self.title}'", got=self.limits,
-                expected="above 0 on a logarithmic scale" if self.scale == "log" else None,
-            )  # fmt: skip
-
-    def _check_diverging(self) -> None:
-        low, high = self.limits
-        if self.scale == "log" or not (np.isfinite(high) and low == -high < 0):
-            raise FigureError(
-                "diverging colours need limits symmetric about 0, and no logarithmic scale",
-                where=f"map '{self.title}'", got=f"{self.limits}, scale '{self.scale}'",
-            )  # fmt: skip
-
-    def _repr_html_(self) -> str:
-        return shown_in_notebook(self)
-
-
-def find_scale(name: str) -> str:
-    """Return the words for a scale.
-
-    Raises:
-        FigureError: If there is none of that name.
-    """
-    if name not in SCALES:
-        raise FigureError(
-            "no colour scale of that name", got=f"'{name}'", fix=nearest(name, SCALES)
-        )
-    return SCALES[name]
 
 
 def map_panels(
@@ -103,6 +31,8 @@ def map_panels(
     head: int | Sequence[int] | None = None,
     *,
     each: bool = False,
+    query: str | None = None,
+    key: str | None = None,
     scale: str = "sqrt",
     cells: int = MAX_CELLS,
 ) -> tuple[MapPanel, ...]:
@@ -118,6 +48,9 @@ def map_panels(
         layer: Layer, or layers; None for all.
         head: Query head, or heads; None for all.
         each: A map for every layer and head, instead of their mean.
+        query: Role, or pattern of roles such as `step_*`, of the rows to zoom in to; all by
+            default. Where rows are steps, the role of the predicted token.
+        key: Role, or pattern of roles, of the columns to zoom in to; all by default.
         scale: One of `SCALES`.
         cells: Most cells along a side; of longer records several tokens share one, which shows
             the largest of their weights.
@@ -127,7 +60,8 @@ def map_panels(
 
     Raises:
         MeasureError: If the run holds no attention rows.
-        SelectionError: If a record, layer or head is not there, or there would be too many maps.
+        SelectionError: If a record, layer, head or role is not there, or no chosen row sees a
+            chosen column, or there would be too many maps.
     """
     find_scale(scale)
     ids = [ids] if isinstance(ids, str) else list(ids)
@@ -141,7 +75,8 @@ def map_panels(
     layers, heads = _listed(layer, run.layers), _listed(head, run.heads)
     _check_number(len(ids) * (len(layers) * len(heads) if each else 1), len(ids), cells)
     choices = [([one], [two]) for one in layers for two in heads] if each else [(layers, heads)]
-    grids = [_Grid.of(run, name, *choice) for choice in choices for name in ids]
+    zoom = query, key
+    grids = [_Grid.of(run, name, *choice, zoom) for choice in choices for name in ids]
     blocks = [tuple(-(-n // cells) for n in grid.weights.shape) for grid in grids]
     pooled = [largest(grid.weights, block) for grid, block in zip(grids, blocks, strict=True)]  # type: ignore[arg-type]
     limits = _limits(grids, scale)
@@ -155,7 +90,7 @@ def map_panels(
             limits=limits,
             scale=scale,
             block=block,  # type: ignore[arg-type]
-            note=_note(grid, block, scale, limits[1] if beyond else None),
+            note=with_notice(_note(grid, block, scale, limits[1] if beyond else None), run),
         )
         for grid, values, block in zip(grids, pooled, blocks, strict=True)
     )
@@ -172,8 +107,18 @@ class _Grid:
     is_square: bool
     is_sink: Bool[np.ndarray, " column"]
 
+    zoom: tuple[str | None, str | None] = (None, None)
+    """Roles that rows and columns were cut down to."""
+
     @classmethod
-    def of(cls, run: Any, record_id: str, layers: Sequence[int], heads: Sequence[int]) -> "_Grid":
+    def of(
+        cls,
+        run: Any,
+        record_id: str,
+        layers: Sequence[int],
+        heads: Sequence[int],
+        zoom: tuple[str | None, str | None] = (None, None),
+    ) -> "_Grid":
         """Average the chosen heads, one layer in memory at a time."""
         encoding = run.encoding(record_id)
         total: Any = 0.0
@@ -186,14 +131,39 @@ class _Grid:
         values = np.where(seen, total / len(layers), np.nan)
         steps = np.asarray(encoding.step_queries)
         is_square = not np.array_equal(queries, steps)
-        if is_square:
-            rows = token_axis(encoding, queries.tolist(), "token that looks (query)")
-        else:
-            rows = token_axis(encoding, (queries + 1).tolist(), "predicted token")
-        columns = token_axis(encoding, range(encoding.n_tokens), "token looked at (key)")
-        is_sink = np.isin(np.arange(encoding.n_tokens), encoding.sinks)
+        named = queries if is_square else queries + 1
+        shown = _of_role(encoding, named, zoom[0], "query" if is_square else "predicted")
+        keys = _of_role(encoding, np.arange(encoding.n_tokens), zoom[1], "key")
+        values = values[np.ix_(shown, keys)]
+        if np.isnan(values).all():
+            raise SelectionError(
+                "no chosen query sees a chosen key", where=f"record '{record_id}'",
+                got=f"--query {zoom[0] or 'all'} --key {zoom[1] or 'all'}",
+                fix="choose a key that comes before the query",
+            )  # fmt: skip
+        name = "token that looks (query)" if is_square else "predicted token"
+        rows = token_axis(encoding, named[shown].tolist(), name)
+        columns = token_axis(encoding, keys.tolist(), "token looked at (key)")
+        is_sink = np.isin(keys, encoding.sinks)
         title = f"{heading(encoding)}: {_where(layers, heads, run)}"
-        return cls(values, rows, columns, title, is_square, is_sink)
+        return cls(values, rows, columns, title, is_square, is_sink, zoom)
+
+
+def _of_role(
+    encoding: Encoding, positions: np.ndarray, asked: str | None, kind: str
+) -> Int[np.ndarray, " place"]:
+    """Find where tokens of a role, or of a pattern of roles, stand among some positions."""
+    if asked is None:
+        return np.arange(len(positions))
+    names = [span.role for span in encoding.spans for _ in range(len(span))]
+    roles = [names[position] for position in positions]
+    places = match_roles(asked, roles)
+    if not places:
+        raise SelectionError(
+            f"no {kind} token of role '{asked}'", where=f"record '{encoding.record.id}'",
+            fix=nearest(asked, sort_roles(roles)),
+        )  # fmt: skip
+    return np.asarray(places)
 
 
 def seen_keys(weights: xr.DataArray) -> np.ndarray:
@@ -280,6 +250,9 @@ def _note(grid: _Grid, block: Sequence[int], scale: str, high: float | None) -> 
             "Each row shows where the model looks while it predicts the token that names the row "
             "(it is read one position before that token). Blank: keys it cannot see."
         )
+    if any(grid.zoom):
+        rows, columns = (role or "all" for role in grid.zoom)
+        lines.append(f"Zoomed in to rows of {rows} and columns of {columns}.")
     if max(block) > 1:
         lines.append(
             f"A cell holds {block[0]} × {block[1]} tokens (rows × columns) and shows the largest "

@@ -1,6 +1,7 @@
 """The value that a figure draws."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -72,6 +73,15 @@ class Panel:
                 got=self.limits,
                 expected=(-max(abs(low), abs(high)), max(abs(low), abs(high))),
             )
+
+    def to_table(self) -> list[dict[str, Any]]:
+        """Return one row per cell that has a value, with its labels."""
+        return [
+            {"panel": self.title, "row": self.rows[row], "column": self.columns[column],
+             "value": float(self.values[row, column]), "name": self.name, "unit": self.unit,
+             "marked": bool(self.marks is not None and self.marks[row, column])}
+            for row, column in np.argwhere(~np.isnan(self.values)).tolist()
+        ]  # fmt: skip
 
     def _repr_html_(self) -> str:
         return shown_in_notebook(self)

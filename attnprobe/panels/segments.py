@@ -12,6 +12,7 @@ from attnprobe.contrasts import pair_items, select_styles
 from attnprobe.errors import ContrastError, SelectionError
 from attnprobe.measures import find_measure, sort_roles
 from attnprobe.measures import measure as measure_run
+from attnprobe.panels.notices import with_notice
 from attnprobe.panels.panel import Panel, limits_around_zero, limits_from_zero
 
 MAX_NUMBERED = 6
@@ -84,6 +85,7 @@ def segment_panels(
     lost = sum(dropped.values())
     if lost:
         note += f" {lost} items left out, for lack of a pair."
+    note = with_notice(note, source)
     unit = str(values.attrs.get("units", ""))
     signed = unit == "bits"
     shared = (limits_around_zero if signed else limits_from_zero)(*grids[:2])

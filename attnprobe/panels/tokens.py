@@ -49,6 +49,12 @@ class TokenAxis:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def named(self, place: int) -> tuple[int, str, str]:
+        """Return position, text and role of one token of the axis."""
+        label = next((one for one in self.labels if one.start <= place < one.stop), None)
+        span = next(span for span in self.spans if span.start <= place < span.stop)
+        return self.positions[place], label.text if label else "", span.role
+
 
 def token_axis(encoding: Encoding, positions: Sequence[int], name: str) -> TokenAxis:
     """Lay some tokens of a record along an axis.
@@ -78,17 +84,28 @@ def token_axis(encoding: Encoding, positions: Sequence[int], name: str) -> Token
     )
 
 
-def token_labels(texts: Sequence[str]) -> tuple[TokenLabel, ...]:
+def token_labels(
+    texts: Sequence[str], longest: int | None = LONGEST_LABEL
+) -> tuple[TokenLabel, ...]:
     """Word the labels of consecutive tokens.
 
     A character that was split over several tokens (`求[1/3]`, `求[2/3]`, `求[3/3]`) gets one label
     over all of them; without its other parts, the part keeps its number.
+
+    Args:
+        texts: Of the tokens.
+        longest: Width beyond which the middle of a label is left out; None to leave texts whole,
+            with spaces as they are.
     """
     labels: list[TokenLabel] = []
     start = 0
     while start < len(texts):
         stop, text = _whole_character(texts, start)
-        labels.append(TokenLabel(start, stop, shortened(visible(text))))
+        if longest is None:
+            words = " ".join(map(visible, text.split(" ")))
+        else:
+            words = shortened(visible(text), longest)
+        labels.append(TokenLabel(start, stop, words))
         start = stop
     return tuple(labels)
 

@@ -1,11 +1,12 @@
 """What a model wrote in a run → how often it was right."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from attnprobe.errors import SelectionError
 from attnprobe.store import Run
 from attnprobe.tasks.scoring import score_record, score_table
+from attnprobe.types import Encoding
 
 
 def score_run(run: Run, by: Sequence[str] = ("style", "split")) -> list[dict[str, Any]]:
@@ -23,12 +24,26 @@ def score_run(run: Run, by: Sequence[str] = ("style", "split")) -> list[dict[str
         SelectionError: If the model was shown the targets, so that it wrote nothing.
         RecordError: If a record says nothing to score against.
     """
-    decode = run.settings.get("decode", "gold")
-    if decode == "gold":
+    scores = (score_record(e.record, e.generated or "") for e in _written(run))
+    return score_table(scores, by)
+
+
+def passed_records(run: Run) -> dict[str, bool | None]:
+    """Tell which records a model answered rightly, by id; None for what is not scored.
+
+    Raises:
+        SelectionError: If the model was shown the targets, so that it wrote nothing.
+        RecordError: If a record says nothing to score against.
+    """
+    return {e.record.id: score_record(e.record, e.generated or "").passed for e in _written(run)}
+
+
+def _written(run: Run) -> Iterator[Encoding]:
+    """Go through records that a model wrote answers to."""
+    if run.settings.get("decode", "gold") == "gold":
         raise SelectionError(
             "there is nothing to score: the model was shown the targets and wrote nothing",
             where=str(run.path), got="decode 'gold'",
             fix="extract again, into another folder, with --decode greedy",
         )  # fmt: skip
-    encodings = map(run.encoding, run.records.index)
-    return score_table((score_record(e.record, e.generated or "") for e in encodings), by)
+    return map(run.encoding, run.records.index)
