@@ -9,6 +9,7 @@ from attnprobe.attention.knocking import knockout
 from attnprobe.attention.recorder import record
 from attnprobe.attention.recording import Recording
 from attnprobe.attention.survey import ROUTES, Survey
+from attnprobe.attention.value_norms import ValueNorms, measured_values
 
 __all__ = [
     "KEEPS",
@@ -19,9 +20,11 @@ __all__ = [
     "KindRecording",
     "Recording",
     "Survey",
+    "ValueNorms",
     "ablate_heads",
     "check_canary",
     "head_outputs",
     "knockout",
+    "measured_values",
     "record",
 ]

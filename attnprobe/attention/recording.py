@@ -1,7 +1,7 @@
 """What is taken of each attention call while a model runs, and put together afterwards."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,8 @@ class Recording:
         self.keep, self.queries, self.spans = frozenset(keep), queries, spans
         self.only_layers = None if layers is None else frozenset(layers)
         self.take_rows: TakeRows | None = None
+        self.take_call: Callable[[Call, torch.Tensor | None], None] | None = None
+        """Called with each attention call of the recorded layers, and its output, once taken."""
         self.tolerance = tolerance(next(model.parameters()).dtype)
         self.history = generation.History()
         self._kinds: dict[str, KindRecording] = {}
@@ -274,6 +276,8 @@ class Recording:
                 pieces.add("pooled", call.layer, plan, pooled)
                 pieces.add("visible_counts", call.layer, plan, plan.counts(call))
         pieces.certify(call.layer, error)
+        if self.take_call is not None:
+            self.take_call(call, output)
 
     def _notice_prefix(self, call: Call, plan: PassPlan) -> None:
         """Notice keys that are no tokens, at the first call of the first pass without a cache."""

@@ -7,6 +7,7 @@ writes first (`generate`), and what it wrote is captured as a target would be.
 from attnprobe.capturing.captures import (
     KEEPS,
     CaptureSettings,
+    as_recorded,
     batches,
     capture,
     capture_batch,
@@ -18,7 +19,7 @@ from attnprobe.capturing.padding import can_pad, padded_ids
 from attnprobe.capturing.virtual import count_virtual, refuse_attribution
 
 __all__ = [
-    "KEEPS", "CaptureSettings", "Crediting", "Decoding", "batches", "can_pad", "capture",
-    "capture_batch", "count_virtual", "generate", "overlapping", "padded_ids", "refuse_attribution",
-    "token_limit",
+    "KEEPS", "CaptureSettings", "Crediting", "Decoding", "as_recorded", "batches", "can_pad",
+    "capture", "capture_batch", "count_virtual", "generate", "overlapping", "padded_ids",
+    "refuse_attribution", "token_limit",
 ]  # fmt: skip

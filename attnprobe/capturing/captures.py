@@ -1,13 +1,14 @@
 """Encodings → captures: one forward pass for each batch, proven, into a sink."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int, Int32
 
-from attnprobe.attention import Recording, Survey, record
+from attnprobe.attention import Recording, Survey, ValueNorms, measured_values, record
 from attnprobe.capturing.crediting import Crediting, credited
 from attnprobe.capturing.decoding import Decoding, generate
 from attnprobe.capturing.padding import batches, padded
@@ -20,7 +21,7 @@ from attnprobe.types import Capture, Encoding, Masses, Rows, Sink
 FULL_IN_MEMORY = 2**28
 """Bytes of a record's full attention beyond which it goes through a file."""
 
-KEEPS = ("rows", "steps", "pooled", "full")
+KEEPS = ("rows", "steps", "pooled", "full", "value_norms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class CaptureSettings:
 
     keep: tuple[str, ...] = ("rows",)
     """`rows`: the steps' softmax rows. `steps`: the same, summed over key groups. `pooled`: mass
-    on key groups for every query. `full`: every row."""
+    on key groups for every query. `full`: every row. `value_norms`: beside one of the others, how
+    long the vector is that each head fetches from each key."""
     layers: tuple[int, ...] | None = None
     """Layers to capture; all if None."""
     heads: tuple[int, ...] | None = None
@@ -178,24 +180,38 @@ def capture_batch(
     before = [encoding.n_virtual for encoding in encodings]  # the recording counts from the text
     survey = survey or settings.survey(loaded.model)
     spool = _spool(loaded, encodings, settings, survey.layers)
-    with record(
-        loaded.model,
-        sorted({"full": "rows"}.get(keep, keep) for keep in set(settings.keep)),
-        queries=[[q - n for q in row] for row, n in zip(queries, before, strict=True)],
-        spans=[
-            [(group.start - n, group.stop - n) for group in encoding.groups]
-            for encoding, n in zip(encodings, before, strict=True)
-        ],
-        layers=settings.layers,
-        survey=survey,
-        take_rows=None if spool is None else spool.take,
-    ) as recording:
+    with (
+        ExitStack() as stack,
+        record(
+            loaded.model,
+            as_recorded(settings.keep),
+            queries=[[q - n for q in row] for row, n in zip(queries, before, strict=True)],
+            spans=[
+                [(group.start - n, group.stop - n) for group in encoding.groups]
+                for encoding, n in zip(encodings, before, strict=True)
+            ],
+            layers=settings.layers,
+            survey=survey,
+            take_rows=None if spool is None else spool.take,
+        ) as recording,
+    ):
+        norms = None
+        if "value_norms" in settings.keep:
+            norms = stack.enter_context(measured_values(loaded.model, survey.name))
+            recording.take_call = norms.take
         logits = _step_logits(loaded, inputs, encodings)
         check_virtual(recording.n_virtual, encodings)
+    if norms is not None:
+        norms.check(sorted(recording.visible))
     return [
-        _one(recording, index, encoding, queries[index], logits[index], settings, spool)
+        _one(recording, index, encoding, queries[index], logits[index], settings, spool, norms)
         for index, encoding in enumerate(encodings)
     ]
+
+
+def as_recorded(keep: Sequence[str]) -> list[str]:
+    """Return what the recorder keeps for what a run keeps."""
+    return sorted({{"full": "rows"}.get(name, name) for name in keep} - {"value_norms"})
 
 
 def _spool(
@@ -234,6 +250,7 @@ def _one(
     logits: torch.Tensor,
     settings: CaptureSettings,
     spool: Spool | None,
+    norms: ValueNorms | None = None,
 ) -> Capture:
     """Cut one record out of a batch, without padding, and bring it to numpy."""
     cut = _Cut(recording, index, encoding, settings.heads)
@@ -266,6 +283,7 @@ def _one(
         rows=rows,
         step_mass=step_mass,
         pooled=pooled,
+        value_norms=None if norms is None else cut.value_norms(norms),
     )
 
 
@@ -296,6 +314,13 @@ class _Cut:
         """Stack the layers of one kind of tensor, for the chosen heads."""
         cut = (self.index, slice(None), queries, last)
         return np.stack([tensors[la][cut][self.heads].cpu().numpy() for la in self.layers])
+
+    def value_norms(self, norms: ValueNorms) -> Float32[np.ndarray, "layer head key"]:
+        """Return the lengths of moved values, for the chosen heads."""
+        columns = torch.from_numpy(self.columns)
+        return np.stack([
+            norms.found[la][self.index][self.heads][:, columns].cpu().numpy() for la in self.layers
+        ]).astype(np.float32)  # fmt: skip
 
     def pick_rows(
         self, rows: Int[np.ndarray, " pair"], keys: Int[np.ndarray, " pair"]

@@ -47,7 +47,7 @@ def check(
     shown: Annotated[int, typer.Option("-n", "--show", help="Records to show.")] = 3,
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="rows (default), steps, pooled or full; repeatable."),
+        typer.Option(help="rows (default), steps, pooled, full or value_norms; repeatable."),
     ] = None,
     decode: Annotated[
         str,

@@ -34,7 +34,7 @@ def extract(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")],
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="rows (default), steps, pooled or full; repeatable."),
+        typer.Option(help="rows (default), steps, pooled, full or value_norms; repeatable."),
     ] = None,
     decode: Annotated[
         str,

@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 
 from attnprobe.errors import SelectionError, nearest
-from attnprobe.measures.arrays import role_density, role_enrichment, role_mass, sink_mass
+from attnprobe.measures.arrays import (
+    role_density,
+    role_enrichment,
+    role_lift,
+    role_mass,
+    sink_mass,
+)
 from attnprobe.measures.credit import credit, credit_share
 from attnprobe.measures.head_roles import step_scores
 from attnprobe.measures.influence import rollout, total_enrichment, total_influence
@@ -15,11 +21,13 @@ from attnprobe.measures.profiles import DistanceProfile
 from attnprobe.measures.recency import enrichment_beyond_recency
 from attnprobe.measures.rows import content_distance, content_entropy, distance, entropy
 from attnprobe.measures.sinks import measured_sink_mass
+from attnprobe.measures.values import value_norm_enrichment, value_norm_mass
 
 NEEDS = {
     "step_mass": "attention of the steps, summed by segment: --keep rows, steps, pooled or full",
     "rows": "attention rows of the steps: --keep rows or full",
     "full": "every attention row, of every layer and head: --keep full",
+    "value_norms": "the lengths of moved values, beside rows: --keep rows --keep value_norms",
     "attribution": "a stored attribution: --attribute METHOD",
 }
 """What a measure may need of a run, and what gives it."""
@@ -88,6 +96,12 @@ MEASURES: dict[str, Measure] = {
         needs="rows",
         across=enrichment_beyond_recency,
     ),
+    "lift": Measure(
+        "ratio",
+        "a span's share of the attention over its share of the visible keys, sinks set apart; 1 "
+        "where attention is even",
+        role_lift,
+    ),
     "mass": Measure("probability", "attention on the whole span, its sinks included", role_mass),
     "density": Measure(
         "probability per key",
@@ -115,6 +129,20 @@ MEASURES: dict[str, Measure] = {
         rollout,
         needs="full",
         axes=("layer",),
+    ),
+    "value_norm_mass": Measure(
+        "share",
+        "the span's share of what the head fetches: attention times the length of the value moved "
+        "through the output matrix",
+        value_norm_mass,
+        needs="value_norms",
+    ),
+    "value_norm_enrichment": Measure(
+        "bits",
+        "log2 of a span's share of what the head fetches over its share of the visible keys, sinks "
+        "set apart; 0 where every key brings the same",
+        value_norm_enrichment,
+        needs="value_norms",
     ),
     "sink_mass": Measure(
         "probability",

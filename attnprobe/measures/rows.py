@@ -32,6 +32,8 @@ class StepRows:
     """Token texts."""
     sinks: Bool[np.ndarray, " key"]
     """First positions and BOS."""
+    value_norms: Float[np.ndarray, "layer head key"] | None = None
+    """How long the vector is that a head fetches from a key when it pays it all its weight."""
 
     @property
     def counted(self) -> Bool[np.ndarray, "layer step key"]:

@@ -20,8 +20,12 @@ BLOCK_BYTES = 2**28
 """Most bytes of one record's rows that are held at once; more are measured a few layers at a
 time."""
 
-KEPT_BY = {"rows": ("rows", "full"), "full": ("full",)}
-"""Which `keep` gives what a measure needs, where not all do."""
+KEPT_BY: dict[str, tuple[tuple[str, ...], ...]] = {
+    "rows": (("rows",), ("full",)),
+    "full": (("full",),),
+    "value_norms": (("rows", "value_norms"), ("full", "value_norms")),
+}
+"""Which `keep`, together, give what a measure needs, where not all do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +85,11 @@ def read(run: Any, asked: Asked) -> Iterator[Iterator[Given]]:
         raise SelectionError(
             f"'{asked.name}' needs what no run holds", got=f"'{needs}'", expected=", ".join(NEEDS)
         )
-    if needs in KEPT_BY and not set(KEPT_BY[needs]) & set(run.keep):
+    if needs in KEPT_BY and not any(set(run.keep).issuperset(keep) for keep in KEPT_BY[needs]):
         raise MeasureError(
             f"'{asked.name}' needs {NEEDS[needs].partition(':')[0]}, which the run does not hold",
             where=str(getattr(run, "path", "")) or None, got=f"--keep {' '.join(run.keep)}",
-            fix=f"extract again with --keep {KEPT_BY[needs][0]}",
+            fix="extract again with " + " ".join(f"--keep {keep}" for keep in KEPT_BY[needs][0]),
         )  # fmt: skip
     return _READERS[needs](run, asked)
 
@@ -114,7 +118,8 @@ def _step_mass(record_id: str, found: xr.DataArray, asked: Asked) -> Given:
 
 def _rows(run: Any, asked: Asked) -> Iterator[Iterator[Given]]:
     for layers in _blocks(run, asked):
-        found = run.iter_step_rows(ids=asked.ids, layer=layers, head=asked.head)
+        more = {"norms": True} if asked.measure.needs == "value_norms" else {}
+        found = run.iter_step_rows(ids=asked.ids, layer=layers, head=asked.head, **more)
         yield (_step_rows(str(record_id), rows, asked) for record_id, rows in found)
 
 
@@ -133,6 +138,7 @@ def _step_rows(record_id: str, found: xr.DataArray, asked: Asked) -> Given:
         ids=found["key_id"].values.astype(np.int64),
         texts=tuple(found["key_text"].values.tolist()),
         sinks=sinks,
+        value_norms=found["value_norm"].values if "value_norm" in found.coords else None,
     )
     return Given(record_id, rows, steps, key_roles, (step_roles, roles), _axes(found))
 
@@ -212,6 +218,7 @@ def _attribution(run: Any, record_id: str, asked: Asked) -> Given:
 _READERS: dict[str, Callable[[Any, Asked], Iterator[Iterator[Given]]]] = {
     "step_mass": _step_masses,
     "rows": _rows,
+    "value_norms": _rows,
     "full": _maps,
     "attribution": _attributions,
 }

@@ -43,6 +43,8 @@ def admit(capture: Capture, n_layers: int, n_heads: int, methods: Sequence[str] 
     for name, masses in (("step_mass", capture.step_mass), ("pooled", capture.pooled)):
         if masses is not None:
             _masses(name, masses, (n_layers, n_heads, n_groups), encoding, where)
+    if capture.value_norms is not None:
+        _value_norms(capture.value_norms, (n_layers, n_heads, encoding.n_tokens), where)
     for method in methods:
         _attribution(capture, method, where)
 
@@ -107,6 +109,18 @@ def _masses(
     _queries(f"{name}.queries", masses.queries, encoding, where)
     n_layers, n_heads, n_groups = expected
     _shape(f"{name}.mass", masses.mass, (n_layers, n_heads, len(masses.queries), n_groups), where)
+
+
+def _value_norms(norms: np.ndarray, expected: tuple[int, int, int], where: str) -> None:
+    _shape("value_norms", norms, expected, where)
+    good = np.isfinite(norms) & (norms >= 0)
+    if not good.all():
+        layer, head, token = map(int, np.argwhere(~good)[0])
+        raise StoreError(
+            "a length in `value_norms` is none",
+            where=f"{where}, layer position {layer}, head position {head}, token {token}",
+            got=float(norms[layer, head, token]), expected="a finite number, 0 or more",
+        )  # fmt: skip
 
 
 def _attribution(capture: Capture, method: str, where: str) -> None:

@@ -112,6 +112,8 @@ def values(capture: Capture, keep: tuple[str, ...], methods: tuple[str, ...] = (
         columns |= _mass_values("/step_mass", _present(capture.step_mass, "step_mass", where))
     if "/pooled" in kept:
         columns |= _mass_values("/pooled", _present(capture.pooled, "pooled", where))
+    if "/value_norm" in kept:
+        columns["/value_norm"] = _present(capture.value_norms, "value_norms", where)
     before = is_source(encoding.n_prompt, encoding.n_steps)
     for method in methods:
         attribution = capture.attributions[method]

@@ -21,7 +21,10 @@ FILTERS = ((2, "shuffle"), (1, "deflate"), (3, "fletcher32"))
 """HDF5 filter numbers in the order they are applied when writing."""
 GZIP_LEVEL = 4
 
-KEEPS = {"rows": "/weights", "full": "/weights", "steps": "/step_mass", "pooled": "/pooled"}
+KEEPS = {
+    "rows": "/weights", "full": "/weights", "steps": "/step_mass", "pooled": "/pooled",
+    "value_norms": "/value_norm",
+}  # fmt: skip
 """Which dataset each `keep` fills."""
 
 
@@ -103,6 +106,10 @@ COLUMNS: tuple[Column, ...] = (
         "/visible", "<u4", ("layer", "visible_cell"), "keys the mask left visible", "token",
         in_crc=True,
     ),
+    Column(
+        "/value_norm", "<f4", ("layer", "head", "token"),
+        "length of the key's value, moved through the output matrix", in_crc=True,
+    ),
 )  # fmt: skip
 """Every dataset, in the order in which it is written."""
 
@@ -111,7 +118,7 @@ NUMBERS = ("n_prompt", "n_tokens", "batch_size", "is_generated", "crc32")
 shared the forward pass; 1 where the model wrote the target; CRC-32 of the record's stored bytes."""
 
 BY_NAME = {column.name: column for column in COLUMNS}
-BIG = ("/weights", "/step_mass", "/pooled", "/visible")
+BIG = ("/weights", "/step_mass", "/pooled", "/visible", "/value_norm")
 """Datasets read in stretches; all others are light and read whole, but for attributions."""
 
 METHOD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")

@@ -67,7 +67,7 @@ class Manifest:
 
     @property
     def keep(self) -> tuple[str, ...]:
-        """What is stored of each record: `rows`, `full`, `steps`, `pooled`."""
+        """What is stored of each record: `rows`, `full`, `steps`, `pooled`, `value_norms`."""
         return tuple(self.settings["keep"])
 
     @property

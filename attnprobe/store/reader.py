@@ -76,7 +76,7 @@ class Run:
 
     @property
     def keep(self) -> tuple[str, ...]:
-        """What is stored of each record: `rows`, `full`, `steps`, `pooled`."""
+        """What is stored of each record: `rows`, `full`, `steps`, `pooled`, `value_norms`."""
         return self.manifest.keep
 
     @property
@@ -209,7 +209,12 @@ class Run:
             yield place.id, views.weights(place, chosen)
 
     def iter_step_rows(
-        self, ids: Iterable[str] | None = None, layer: Numbers = None, head: Numbers = None
+        self,
+        ids: Iterable[str] | None = None,
+        layer: Numbers = None,
+        head: Numbers = None,
+        *,
+        norms: bool = False,
     ) -> Iterator[tuple[str, xr.DataArray]]:
         """Go through the rows of the steps of many records with bounded memory.
 
@@ -217,17 +222,19 @@ class Run:
             ids: Which records; all by default.
             layer: Layers by their number in the model; all by default.
             head: Query heads; all by default.
+            norms: Whether to read, as the coordinate `value_norm` (layer, head, key), how long the
+                vector is that a head fetches from a key when it pays it all its weight.
 
         Yields:
             Record id and probabilities with dims (layer, head, step, key); the coordinate `visible`
             (layer, step, key) tells which keys each layer's mask shows.
 
         Raises:
-            MeasureError: If the run holds no rows.
+            MeasureError: If the run holds no rows, or no such lengths.
         """
         chosen = self._select(layer, head)
         for place in self._places(ids):
-            yield place.id, step_rows(place, chosen)
+            yield place.id, step_rows(place, chosen, norms=norms)
 
     def step_masses(
         self, layer: Numbers = None, head: Numbers = None, ids: Iterable[str] | None = None

@@ -37,7 +37,7 @@ class RecordCheck:
         for check in (
             self._stored_bytes, self._listed, self._encoding, self._predictions, self._rows,
             partial(self._masses, "step_mass"), partial(self._masses, "pooled"), self._visible,
-            self._attributions,
+            self._attributions, self._value_norms,
         ):  # fmt: skip
             try:
                 yield from check(record)
@@ -158,6 +158,15 @@ class RecordCheck:
                 yield f"/attribution/{method} holds what is no finite number"
             if np.isinf(self.shard.part(f"/attribution_delta/{method}", record)).any():
                 yield f"/attribution_delta/{method} holds what is no finite number"
+
+    def _value_norms(self, record: int) -> Iterator[str]:
+        if "/value_norm" not in self.shard.columns:
+            return
+        extent = self.shard.extent("token", record)
+        leading = tuple(range(self.n_layers)), tuple(range(self.n_heads))
+        norms = self.shard.block("/value_norm", leading, extent)
+        if not (np.isfinite(norms) & (norms >= 0)).all():
+            yield "/value_norm holds what is no length"
 
 
 _GROUP = ("start", "stop", "span", "is_sink")

@@ -2,14 +2,17 @@
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool
+from jaxtyping import Bool, Float32
 
 from attnprobe.store.columns import starts_of
 from attnprobe.store.views import Place, Selection, lacking, positions_of
 
 
-def step_rows(place: Place, chosen: Selection) -> xr.DataArray:
+def step_rows(place: Place, chosen: Selection, *, norms: bool = False) -> xr.DataArray:
     """Return the row of each step, 0 where a key was not visible; `visible` tells where it was.
+
+    With `norms`, the coordinate `value_norm` (layer, head, key) is how long the vector is that each
+    head fetches from each key.
 
     Of a group of which a layer's mask shows some keys only, those are taken to be the last ones
     before the row's end: what a sliding window leaves.
@@ -40,10 +43,18 @@ def step_rows(place: Place, chosen: Selection) -> xr.DataArray:
         "is_sink": ("key", is_sink),
         "visible": (("layer", "step", "key"), _visible_keys(place, steps, stops, chosen)),
     }
+    if norms:
+        coords["value_norm"] = (("layer", "head", "key"), _value_norms(place, chosen))
     return xr.DataArray(
         dense, coords, ("layer", "head", "step", "key"), name="step_rows",
         attrs={"units": "probability", "record": place.id, "n_virtual": place.n_virtual},
     )  # fmt: skip
+
+
+def _value_norms(place: Place, chosen: Selection) -> Float32[np.ndarray, "layer head key"]:
+    if "/value_norm" not in place.shard.columns:
+        raise lacking(place.id, "the lengths of moved values", "value_norms")
+    return place.shard.heavy("/value_norm", place.record, chosen.layers, chosen.heads, place.ahead)
 
 
 def _visible_keys(

@@ -26,11 +26,11 @@ _WEIGHT_BYTES = {"u16": 1.6, "u8": 0.6, "f32": 3.4}
 _STEP_BYTES = {"u16": 1.7, "u8": 1.7, "f32": 3.1}
 _POOLED_BYTES = {"u16": 1.3, "u8": 1.3, "f32": 2.4}
 _VISIBLE_BYTES = 0.3
-_SCORE_BYTES = 3.5
+_SCORE_BYTES = _NORM_BYTES = 3.5
 _TOKEN_BYTES, _RECORD_BYTES, _SHARD_BYTES, _CHUNK_BYTES = 8, 1_000, 12_000, 60
 """Stored bytes, after compression, measured with SmolLM2-135M over number sequences: per weight or
-mass, per visible count, per attribution score, per token and record, and per shard, where every
-layer and head begins a chunk of its own."""
+mass, per visible count, per attribution score and value norm, per token and record, and per shard,
+where every layer and head begins a chunk of its own."""
 
 RecordLengths = Int64[np.ndarray, " record"]
 
@@ -106,6 +106,8 @@ def stored_bytes(
         per_head += lengths.n_steps * lengths.n_groups * _STEP_BYTES[code]
     if "pooled" in keep:
         per_head += lengths.n_queries * lengths.n_groups * _POOLED_BYTES[code]
+    if "value_norms" in keep:
+        per_head += lengths.n_tokens * _NORM_BYTES
     attributed = lengths.n_step_keys * _SCORE_BYTES * len(set(settings.attribute))
     every_query = "full" in keep or "pooled" in keep
     n_queries = lengths.n_queries if every_query else lengths.n_steps

@@ -15,6 +15,7 @@ from attnprobe.attention.canary import LENGTHS
 from attnprobe.capturing import (
     CaptureSettings,
     Decoding,
+    as_recorded,
     can_pad,
     capture,
     count_virtual,
@@ -295,11 +296,6 @@ def check_canary_once(loaded: LoadedModel, keep: list[str], survey: Survey | Non
 
 def _versions(packages: Iterable[str]) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in packages}
-
-
-def as_recorded(keep: Sequence[str]) -> list[str]:
-    """Return what the recorder keeps for what a run keeps."""
-    return sorted({"full": "rows"}.get(name, name) for name in keep)
 
 
 def described_settings(

@@ -30,7 +30,8 @@ class ExtractSettings:
 
     keep: tuple[str, ...] = ("rows",)
     """`rows` (the steps' softmax rows), `steps` (the same, summed over key groups), `pooled` (mass
-    on key groups for every query), `full` (every row)."""
+    on key groups for every query), `full` (every row); beside `rows` or `full`, `value_norms` (how
+    long the vector is that each head fetches from each key)."""
     decode: str = "gold"
     """`gold`: the model is shown the record's own target. `greedy`, `sample`: it writes itself, and
     what it wrote is captured."""
@@ -89,6 +90,11 @@ class ExtractSettings:
                 )
         if not self.keep:
             raise SelectionError("nothing to keep", where="--keep", expected=", ".join(KEEPS))
+        if "value_norms" in self.keep and not {"rows", "full"} & set(self.keep):
+            raise SelectionError(
+                "value_norms says what rows bring, and goes with them", where="--keep",
+                got=", ".join(self.keep), fix="add --keep rows",
+            )  # fmt: skip
         self._check_decoding()
         self._check_attributions()
         if self.encoding not in CODES:

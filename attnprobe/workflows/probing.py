@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from attnprobe.attention import Survey
-from attnprobe.capturing import CaptureSettings, capture, count_virtual
+from attnprobe.capturing import CaptureSettings, as_recorded, capture, count_virtual
 from attnprobe.encode import encode, with_prefix
 from attnprobe.errors import EncodeError, ModelError, RecordError, StoreError
 from attnprobe.models import LoadedModel, load_model
@@ -14,7 +14,6 @@ from attnprobe.store import PlannedRecord, Run
 from attnprobe.types import Encoding, Record, Segment
 from attnprobe.workflows.extract import (
     ExtractSettings,
-    as_recorded,
     check_canary_once,
     chosen_numbers,
     described_settings,
