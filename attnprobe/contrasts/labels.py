@@ -57,12 +57,15 @@ def label_test(
         ],
         dtype=bool,
     )
-    scaled, present, n_present = _scaled(units[:, tested]), present[:, tested], n_present[tested]
+    scaled, n_present = _scaled(units[:, tested]), n_present[tested]
+    counted = present[:, tested].astype(float)
+    counted = counted[:, :1] if counted.all() else counted
 
     def statistic(labels: Float64[np.ndarray, "permutation unit"]) -> np.ndarray:
-        sizes = labels @ present.astype(float)
-        product = sizes * (n_present - sizes)
-        share = np.divide(n_present, product, out=np.zeros_like(sizes), where=product > 0)
+        sizes = labels @ counted
+        product = sizes * (n_present[: sizes.shape[1]] - sizes)
+        n_all = np.broadcast_to(n_present[: sizes.shape[1]], sizes.shape)
+        share = np.divide(n_all, product, out=np.zeros_like(sizes), where=product > 0)
         return np.abs(labels @ scaled) * np.sqrt(share)
 
     n_units, n_chosen = len(units), int(is_first.sum())

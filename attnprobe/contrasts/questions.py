@@ -160,8 +160,9 @@ def omnibus_cells(values: xr.DataArray, question: Question) -> xr.DataArray:
     """Reduce a measure to means over the heads of each layer, for each span."""
     means = average(values, ("head",))
     if question.key is not None and question.over != "span":
-        shared = [role for role in means["key_role"].values.tolist() if role not in NO_TEXT]
-        means = means.sel(key_role=shared)
+        roles = means["key_role"].values.tolist()
+        shared = [role for role in sort_roles(roles) if role not in NO_TEXT]
+        means = means.isel(key_role=[roles.index(role) for role in shared])
     return means if question.over == "span" else means.isel(query_role=0, drop=True)
 
 

@@ -121,7 +121,29 @@ def role_enrichment(steps: StepMass) -> Float[np.ndarray, "layer head step key_r
 
     Both mass and key counts leave the sinks out, so what a head gives to sinks does not move it.
     NaN where the role has no visible key besides sinks, or where the sinks take everything.
+
+    The mean of a logarithm is below the logarithm of the mean, and the more so the more shares
+    vary from step to step. Where attention is concentrated on few keys at random, they vary more
+    the smaller the span's part of the keys is, so a longer prompt lowers the mean a little;
+    `role_lift` is free of this.
     """
+    share, n_keys, n_visible = _shares(steps)
+    return enrichment(share, n_keys[:, None], n_visible[:, None])
+
+
+def role_lift(steps: StepMass) -> Float[np.ndarray, "layer head step key_role"]:
+    """Share of the attention over share of the keys, for each role, sinks set apart.
+
+    Enrichment without the logarithm and its smoothing. However concentrated attention is, its mean
+    is 1 where no key is favoured, whatever the length of the prompt. Compare it on a scale of
+    ratios (`scale="log-ratio"`), since a few steps can have values far above 1.
+    """
+    share, n_keys, n_visible = _shares(steps)
+    return divide(*np.broadcast_arrays(share * n_visible[:, None], n_keys[:, None]))
+
+
+def _shares(steps: StepMass) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return each role's share of the mass, its keys and all keys, sinks set apart."""
     apart = ~steps.is_sink
     kind = steps.mass.dtype
     members = steps.members & apart[:, None]
@@ -131,8 +153,7 @@ def role_enrichment(steps: StepMass) -> Float[np.ndarray, "layer head step key_r
         )
     )
     n_keys = _visible_keys(steps, members)
-    n_visible = _visible_keys(steps, apart[:, None])
-    return enrichment(share, n_keys[:, None], n_visible[:, None])
+    return share, n_keys, _visible_keys(steps, apart[:, None])
 
 
 def sink_mass(steps: StepMass) -> Float[np.ndarray, "layer head step"]:

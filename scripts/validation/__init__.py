@@ -1,0 +1,1 @@
+"""Worlds in which the truth is known, and what the statistics find in them."""
