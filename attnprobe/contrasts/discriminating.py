@@ -61,7 +61,7 @@ def discriminate(
     """
     _check(values, passed, tasks, n_permutations, confidence)
     kept = ~np.isnan(values).all(axis=(1, 2))
-    flat = values[kept].reshape(int(kept.sum()), -1).astype(np.float64)
+    flat = values[kept].reshape(int(kept.sum()), values[0].size).astype(np.float64)
     outcome = passed[kept]
     names, task = np.unique(np.asarray(tasks).astype(str)[kept], return_inverse=True)
     _require_both(outcome)
@@ -157,7 +157,7 @@ def _require_orders(
             expected="tasks that the model neither always nor never gets right",
             fix="take more items of each task",
         )
-    if n_orders < 1 / ALPHA:
+    if n_orders < (1 - 1e-9) / ALPHA:
         raise ContrastError(
             "too few items to test: no permutation of their outcomes within tasks can give a "
             f"p-value below {1 / n_orders:.3g}",

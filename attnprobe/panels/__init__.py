@@ -4,8 +4,8 @@ from attnprobe.panels.attributions import AttributionPanel, attribution_panel
 from attnprobe.panels.bars import BarPanel
 from attnprobe.panels.cells import MapPanel
 from attnprobe.panels.changes import change_panels
-from attnprobe.panels.curves import curve_panels
 from attnprobe.panels.confirmations import confirmation_panels
+from attnprobe.panels.curves import curve_panels
 from attnprobe.panels.heads import head_panel
 from attnprobe.panels.items import item_records
 from attnprobe.panels.lines import Line, LinePanel
@@ -23,7 +23,7 @@ from attnprobe.panels.training import read_training_log, training_panels
 __all__ = [
     "AttributionPanel", "BarPanel", "Line", "LinePanel", "MapPanel", "Panel", "TextPanel",
     "TokenAxis", "TokenLabel", "attribution_panel", "attribution_texts", "change_panels",
-    "curve_panels", "head_panel", "item_records", "limits_around_zero", "limits_from_zero",
-    "map_panels", "pass_fail_panel", "read_training_log", "record_step_panels", "segment_panels",
-    "step_panels", "token_axis", "training_panels", "unfinished", "write_table",
+    "confirmation_panels", "curve_panels", "head_panel", "item_records", "limits_around_zero",
+    "limits_from_zero", "map_panels", "pass_fail_panel", "read_training_log", "record_step_panels",
+    "segment_panels", "step_panels", "token_axis", "training_panels", "unfinished", "write_table",
 ]  # fmt: skip
