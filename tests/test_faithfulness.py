@@ -1,6 +1,7 @@
 """Faithfulness: metrics by hand, perturbations that do what they say, planted truth found."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,20 +12,16 @@ from attnprobe.attention import knockout
 from attnprobe.cli import app
 from attnprobe.contrasts import read_changes
 from attnprobe.errors import AttnprobeError
-from attnprobe.figures import draw
+from attnprobe.figures import draw, draw_lines
 from attnprobe.models import LoadedModel
-from attnprobe.panels import change_panels
+from attnprobe.panels import change_panels, curve_panels
 from attnprobe.store import open_run
 from attnprobe.workflows import faithfulness as module
 from attnprobe.workflows.extract import ExtractSettings, extract
-from attnprobe.workflows.faithfulness import (
-    FaithfulnessSettings,
-    faithfulness_changes,
-    metrics_of,
-    removal_grid,
-)
+from attnprobe.workflows.faithfulness import FaithfulnessSettings, faithfulness_changes
 from attnprobe.workflows.outcomes import log_probs
 from attnprobe.workflows.perturbing import PERTURBATIONS, number_kinds
+from attnprobe.workflows.removing import metrics_of, removal_grid
 from tests.test_knockout import message
 from tests.tiny import make_record, make_tokenizer, save_model, tiny_llama
 
@@ -170,6 +167,67 @@ def test_every_method_and_perturbation_is_told(run, tmp_path):
     assert draw(panels) is not None
 
 
+def test_curves_have_the_areas_that_are_told(run, tmp_path):
+    settings = FaithfulnessSettings(perturbations=("knockout", "embedding"))
+    found = faithfulness_changes(run, settings)
+    grid = [0.0, *removal_grid(settings.fractions)]
+    lines = {}
+    for row in found.curves:
+        place = row["style"], row["perturbation"], row["method"], row["order"]
+        lines.setdefault(place, []).append(row)
+    assert len(lines) == 2 * 2 * 3 * 2
+    for (style, perturbation, method, order), rows in lines.items():
+        assert [row["share"] for row in rows] == grid
+        assert rows[0]["loss"] == 0
+        assert all(row["low"] <= row["loss"] <= row["high"] for row in rows)
+        area = np.trapezoid([row["loss"] for row in rows], grid)
+        cells = found.effects[perturbation].sel(style=style, span=order)
+        if method == "random":
+            assert area == pytest.approx(cells["before"].values[0], abs=1e-6)
+        else:
+            told = cells.sel(window=method)
+            assert area == pytest.approx(float(told["before"] + told["estimate"]), abs=1e-6)
+    # Without any token, no ranking is left.
+    ends = {round(rows[-1]["loss"], 6) for (*_, kind, _, _), rows in lines.items() if kind}
+    assert len(ends) == 2 * 2
+    back = read_changes(found.save(tmp_path / "found.json"))
+    assert back.curves == found.curves
+
+
+def test_curves_are_arranged_by_style_and_order(run):
+    found = faithfulness_changes(run, FaithfulnessSettings(perturbations=("numbers",)))
+    panels = curve_panels(found, "numbers")
+    assert [panel.title for panel in panels] == [
+        f"{style}: {order} rank first"
+        for style in ("coarse", "stepwise")
+        for order in ("highest", "lowest")
+    ]
+    assert len({panel.limits for panel in panels}) == 1
+    assert [line.label for line in panels[0].lines] == ["input_x_gradient", "attention", "random"]
+    rows = [row for row in found.curves if (row["style"], row["order"]) == ("stepwise", "morf")]
+    np.testing.assert_array_equal(
+        panels[2].lines[2].y, [row["loss"] for row in rows if row["method"] == "random"]
+    )
+    assert draw_lines(panels) is not None
+    assert message(AttnprobeError, lambda: curve_panels(found, "knockout")) == (
+        "the changes do not hold this perturbation; got knockout; there is: numbers."
+    )
+    assert message(AttnprobeError, lambda: curve_panels(replace(found, curves=()))) == (
+        "the changes hold no curves; got answer: rankings against random ones, expected what "
+        "`attnprobe faithfulness RUN -o changes.json` writes."
+    )
+
+
+@pytest.mark.parametrize("spoil", [{"loss": "x"}, {"loss": float("nan")}, {"share": None}])
+def test_curves_of_a_spoiled_file_are_refused(run, tmp_path, spoil):
+    found = faithfulness_changes(run, FaithfulnessSettings(perturbations=("numbers",)))
+    path = found.save(tmp_path / "found.json")
+    facts = json.loads(path.read_text())
+    facts["curves"][3] |= spoil
+    path.write_text(json.dumps(facts))
+    assert "this file holds no changes; got " in message(AttnprobeError, lambda: read_changes(path))
+
+
 def test_a_ranking_by_attention_is_the_mean_over_layers_and_heads(run):
     encoding = run.encoding("item-000/coarse")
     scores = module._scores(run, "item-000/coarse", "attention", "answer")
@@ -210,3 +268,9 @@ def test_the_command_prints_saves_and_draws(folder, tmp_path):
     drawn = CliRunner().invoke(app, [str(arg) for arg in args])
     assert drawn.exit_code == 0, drawn.stderr
     assert (tmp_path / "fig.png").stat().st_size > 1000
+    args = ("plot", "faithfulness", out, "--curves", "-o", tmp_path / "curves.svg")
+    drawn = CliRunner().invoke(app, [str(arg) for arg in args])
+    assert drawn.exit_code == 0, drawn.stderr
+    text = (tmp_path / "curves.svg").read_text()
+    assert "coarse: highest rank first" in text
+    assert "share of tokens taken away (by knockout)" in text

@@ -1,7 +1,8 @@
 """`attnprobe knockout` and `attnprobe faithfulness`, and their figures."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +11,9 @@ from attnprobe.cli.app import app, names, numbers, progress_bar, say, show_table
 from attnprobe.cli.models import TrustRemoteCode
 from attnprobe.cli.plots import FigureOut, LookName, Width, plot
 from attnprobe.cli.runs import RunFolder, quiet_libraries
+
+if TYPE_CHECKING:
+    from attnprobe.contrasts import Changes
 
 OtherModel = Annotated[
     str | None,
@@ -51,6 +55,9 @@ def knockout(
     written: Annotated[
         bool, typer.Option("--written", help="Let the model write as well, for the pass rate.")
     ] = False,
+    random: Annotated[
+        int, typer.Option(help="Random cuts of as many other keys, to hold each against; 0: none.")
+    ] = 1,
     records: Records = None,
     batch_size: BatchSize = 8,
     by: By = "task",
@@ -78,20 +85,15 @@ def knockout(
         settings = KnockoutSettings(
             query=query, keys=asked or (), layers=numbers(layers, "--layers"),
             window=window if sweep else None, stride=stride, outcome=outcome, written=written,
-            records=records, batch_size=batch_size, by=checked_by(by), seed=seed,
+            records=records, batch_size=batch_size, by=checked_by(by), seed=seed, n_random=random,
         )  # fmt: skip
         found = knockout_changes(
             opened, settings, model, device=device, trust_remote_code=trust_remote_code,
             on_progress=progress,
         )  # fmt: skip
-    if out is not None:
-        say(f"wrote {found.save(out)}")
-    if as_json:
-        print(found.to_json())
-        return
-    for by_name in found.effects:
-        rows = [_shown(row) for row in found.to_table() if row["outcome"] == by_name]
-        show_table(rows, title=f"{found.title}: {by_name.replace('_', ' ')}")
+    if why := found.settings.get("no_control"):
+        say(f"not held against random cuts: {why}")
+    _tell(found, out, as_json, _shown, "{title}: {name}")
 
 
 @app.command()
@@ -135,14 +137,7 @@ def faithfulness(
             opened, settings, model, device=device, trust_remote_code=trust_remote_code,
             on_progress=progress,
         )  # fmt: skip
-    if out is not None:
-        say(f"wrote {found.save(out)}")
-    if as_json:
-        print(found.to_json())
-        return
-    for by_name in found.effects:
-        rows = [_faithful(row) for row in found.to_table() if row["perturbation"] == by_name]
-        show_table(rows, title=f"{found.title}, by {by_name} (nats)")
+    _tell(found, out, as_json, _faithful, "{title}, by {name} (nats)")
 
 
 @plot.command("faithfulness")
@@ -153,11 +148,23 @@ def plot_faithfulness(
     ],
     out: FigureOut,
     perturbation: Annotated[str, typer.Option(help="knockout, numbers or embedding.")] = "knockout",
+    curves: Annotated[
+        bool,
+        typer.Option("--curves", help="Instead: what is lost along the way, method by method."),
+    ] = False,
     look: LookName = "paper",
     width_mm: Width = None,
 ) -> None:
     """Methods by metrics: how much better than random rankings."""
-    plot_knockout(changes, out, perturbation, look, width_mm)
+    if not curves:
+        plot_knockout(changes, out, perturbation, look, width_mm)
+        return
+    from attnprobe.contrasts import read_changes
+    from attnprobe.figures import draw_lines, save
+    from attnprobe.panels import curve_panels
+
+    panels = curve_panels(read_changes(changes), perturbation)
+    say(f"wrote {save(draw_lines(panels, look, width_mm, abreast=2), out)}")
 
 
 @plot.command("knockout")
@@ -166,7 +173,9 @@ def plot_knockout(
         Path, typer.Argument(help="What `knockout … -o changes.json` wrote.", metavar="CHANGES")
     ],
     out: FigureOut,
-    outcome: Annotated[str, typer.Option(help="log_prob or passed.")] = "log_prob",
+    outcome: Annotated[
+        str, typer.Option(help="log_prob, passed, or beyond_random: against random cuts.")
+    ] = "log_prob",
     look: LookName = "paper",
     width_mm: Width = None,
 ) -> None:
@@ -177,6 +186,24 @@ def plot_knockout(
 
     panels = change_panels(read_changes(changes), outcome)
     say(f"wrote {save(draw(panels, look, width_mm), out)}")
+
+
+def _tell(
+    found: "Changes",
+    out: Path | None,
+    as_json: bool,
+    shown: Callable[[dict[str, Any]], dict[str, str]],
+    title: str,
+) -> None:
+    """Save changes, and print them: as JSON, or in a table for each outcome."""
+    if out is not None:
+        say(f"wrote {found.save(out)}")
+    if as_json:
+        print(found.to_json())
+        return
+    for name in found.effects:
+        rows = [shown(row) for row in found.to_table() if row[found.axes[2]] == name]
+        show_table(rows, title=title.format(title=found.title, name=name.replace("_", " ")))
 
 
 def _shown(row: dict[str, Any]) -> dict[str, str]:

@@ -13,9 +13,12 @@ import xarray as xr
 from jaxtyping import Float
 
 from attnprobe.contrasts.comparing import compare
+from attnprobe.contrasts.curves import read_curves
 from attnprobe.errors import ContrastError
 
-OUTCOMES = {"log_prob": "nat", "passed": "share"}
+BEYOND = "beyond_random"
+"""Outcome of a cut held against cuts of as many other keys."""
+OUTCOMES = {"log_prob": "nat", "passed": "share", BEYOND: "nat"}
 """What an intervention can change, and its unit."""
 KNOCKOUT_AXES = ("layers", "keys", "outcome")
 COLUMNS = ("estimate", "low", "high", "p_adjusted", "n_items", "n_tasks", "before")
@@ -53,6 +56,9 @@ class Changes:
     """Everything that was asked for."""
     axes: tuple[str, str, str] = KNOCKOUT_AXES
     """What windows, spans and outcomes are called in tables."""
+    curves: tuple[Mapping[str, Any], ...] = ()
+    """Of rankings: a row per style, perturbation, method, order and share of tokens that are taken
+    away, with the mean `loss` (nats), `low` and `high`; see `loss_curves`."""
 
     @property
     def styles(self) -> tuple[str, ...]:
@@ -84,7 +90,7 @@ class Changes:
         facts = {
             "title": self.title, "settings": dict(self.settings), "axes": list(self.axes),
             "changes": self.to_table(),
-        }  # fmt: skip
+        } | ({"curves": [dict(row) for row in self.curves]} if self.curves else {})  # fmt: skip
         return json.dumps(facts, ensure_ascii=False, allow_nan=False, indent=1)
 
     def save(self, path: str | Path) -> Path:
@@ -226,12 +232,13 @@ def read_changes(path: str | Path) -> Changes:
         axes = first, second, third
         names = dict.fromkeys(str(row[third]) for row in table)
         effects = {name: _as_dataset(table, name, axes) for name in names}
+        curves = read_curves(facts.get("curves", []))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ContrastError(
             "this file holds no changes", where=str(path), got=f"{type(error).__name__}: {error}",
             expected="what `attnprobe knockout RUN … -o changes.json` writes",
         ) from error  # fmt: skip
-    return Changes(effects, title, settings, axes)
+    return Changes(effects, title, settings, axes, curves)
 
 
 def _as_dataset(

@@ -3,11 +3,14 @@
 import numpy as np
 
 from attnprobe.contrasts import Changes
-from attnprobe.contrasts.interventions import KNOCKOUT_AXES, OUTCOMES
+from attnprobe.contrasts.interventions import BEYOND, KNOCKOUT_AXES, OUTCOMES
 from attnprobe.errors import SelectionError, nearest
 from attnprobe.panels.panel import Panel, limits_around_zero
 
-_NAMES = {"log_prob": "change in log-probability", "passed": "change in pass rate"}
+_NAMES = {
+    "log_prob": "change in log-probability", "passed": "change in pass rate",
+    BEYOND: "change in log-probability beyond that of random cuts",
+}  # fmt: skip
 _METRICS_NOTE = (
     "Higher is better for comprehensiveness and the area of MoRF, lower for sufficiency and the "
     "area of LeRF."

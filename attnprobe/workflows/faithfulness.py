@@ -1,25 +1,28 @@
 """A run with attributions and its model → whether what a method points at matters."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from attnprobe.contrasts import Changes, Outcomes, changes
+from attnprobe.contrasts.curves import Losses, loss_curves
 from attnprobe.errors import AttnprobeError, SelectionError, nearest
 from attnprobe.measures.roles import require_role
 from attnprobe.models import LoadedModel
 from attnprobe.store import Run
-from attnprobe.types import Encoding
-from attnprobe.workflows.knockout import chosen_records, outcome_positions
-from attnprobe.workflows.outcomes import refuse_virtual
-from attnprobe.workflows.perturbing import PERTURBATIONS, Perturbation
+from attnprobe.workflows.cuts import outcome_positions
+from attnprobe.workflows.knockout import chosen_records
+from attnprobe.workflows.perturbing import PERTURBATIONS
 from attnprobe.workflows.reloading import reload_model
+from attnprobe.workflows.removing import Removal, losses_along, metrics_of, removal_grid
 
 ATTENTION = "attention"
 """Name of the ranking by stored attention, averaged over layers and heads."""
+RANDOM = "random"
+"""Name of the random rankings."""
 METRICS = ("comprehensiveness", "sufficiency", "morf", "lerf")
 AXES = ("method", "metric", "perturbation")
 
@@ -67,6 +70,11 @@ class FaithfulnessSettings:
                     "too small", where=f"--{name.replace('_', '-')}", got=value, expected="≥ 1"
                 )
 
+    @property
+    def removal(self) -> Removal:
+        """How much is taken away."""
+        return Removal(self.fractions, self.n_random, self.batch_size, self.seed)
+
 
 def faithfulness_changes(
     run: Run,
@@ -100,7 +108,8 @@ def faithfulness_changes(
 
     Returns:
         By perturbation: difference from random rankings for every method (`window`) and metric
-        (`span`), paired by record; `before` is the random rankings' value.
+        (`span`), paired by record; `before` is the random rankings' value. With them `curves`: what
+        is lost along the way, for every method and random rankings.
 
     Raises:
         SelectionError: If the run holds no ranking of that name, or no such role.
@@ -114,14 +123,17 @@ def faithfulness_changes(
         settings.outcome, {s.role for one in ids for s in run.encoding(one).spans}, "outcome role"
     )
     loaded = reload_model(run, model, device=device, trust_remote_code=trust_remote_code)
-    found = np.full((len(settings.perturbations), len(ids), len(methods) + 1, 4), np.nan)
+    found: dict[str, list[np.ndarray]] = {name: [] for name in settings.perturbations}
     on_progress(0, len(ids))
     for done, record_id in enumerate(ids):
         try:
             rankings = [_scores(run, record_id, method, settings.outcome) for method in methods]
-            for place, name in enumerate(settings.perturbations):
-                found[place, done] = _metrics(
-                    loaded, run.encoding(record_id), rankings, PERTURBATIONS[name], settings
+            encoding = run.encoding(record_id)
+            positions = outcome_positions(encoding, settings.outcome)
+            for name, losses in found.items():
+                how = PERTURBATIONS[name]
+                losses.append(
+                    losses_along(loaded, encoding, positions, rankings, how, settings.removal)
                 )
         except AttnprobeError as error:
             where = ", ".join(filter(None, (f"record '{record_id}'", error.where)))
@@ -129,28 +141,72 @@ def faithfulness_changes(
                 error.what, where=where, got=error.got, expected=error.expected, fix=error.fix
             ) from error
         on_progress(done + 1, len(ids))
-    listed = run.records.loc[ids]
-    outcomes = {
-        name: Outcomes(
-            before=np.broadcast_to(values[:, -1:], values[:, :-1].shape).copy(),
-            after=values[:, :-1],
-            tasks=tuple(listed["task"]),
-            styles=tuple(listed["style"]),
-            windows=methods,
-            spans=METRICS,
-        )
-        for name, values in zip(settings.perturbations, found, strict=True)
-        if not np.isnan(values).all()
-    }
-    if not outcomes:
+    if all(np.isnan(losses).all() for losses in found.values()):
         raise SelectionError(
             "no record has tokens to take away and a prediction to look at", where=str(run.path),
             got=f"perturbations {', '.join(settings.perturbations)}, outcome {settings.outcome}",
         )  # fmt: skip
-    return changes(
-        outcomes, f"{settings.outcome}: rankings against random ones", by=settings.by,
-        rng=settings.seed, settings=asdict(settings) | {"model": loaded.name}, axes=AXES,
+    listed = run.records.loc[ids]
+    return summary(
+        {name: np.stack(losses) for name, losses in found.items()}, methods,
+        Units(tuple(listed["task"]), tuple(listed["style"])), settings, loaded.name,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """What the records are, whose losses are summed up."""
+
+    tasks: tuple[str, ...]
+    """Of each record."""
+    styles: tuple[str, ...]
+    """Likewise."""
+
+
+def summary(
+    found: Mapping[str, Float[np.ndarray, "record ranking way share"]],
+    methods: tuple[str, ...],
+    units: Units,
+    settings: FaithfulnessSettings,
+    model: str,
+) -> Changes:
+    """Sum up the losses of records, by perturbation, as metrics and as curves.
+
+    Args:
+        found: By perturbation, what `losses_along` returned for each record.
+        methods: What made the rankings, without the random ones in the last place.
+        units: Tasks and styles of the records.
+        settings: What was tested.
+        model: Name of the model.
+
+    Returns:
+        As of `faithfulness_changes`.
+
+    Raises:
+        ContrastError: If there are too few tasks or items.
+    """
+    there = {name: losses for name, losses in found.items() if not np.isnan(losses).all()}
+    metrics = {
+        name: metrics_of(losses[:, :, 0], losses[:, :, 1], settings.fractions)
+        for name, losses in there.items()
+    }
+    outcomes = {
+        name: Outcomes(
+            before=np.broadcast_to(values[:, -1:], values[:, :-1].shape).copy(),
+            after=values[:, :-1], tasks=units.tasks, styles=units.styles, windows=methods,
+            spans=METRICS,
+        )
+        for name, values in metrics.items()
+    }  # fmt: skip
+    title = f"{settings.outcome}: rankings against random ones"
+    told = asdict(settings) | {"model": model}
+    done = changes(outcomes, title, by=settings.by, rng=settings.seed, settings=told, axes=AXES)
+    grid, by = removal_grid(settings.fractions), settings.by
+    curves: list[dict[str, Any]] = []
+    for name, losses in there.items():
+        given = Losses(name, losses, (*methods, RANDOM), grid, units.tasks, units.styles)
+        curves += loss_curves(given, by=by, rng=settings.seed)
+    return replace(done, curves=tuple(curves))
 
 
 def _methods(run: Run, asked: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -179,91 +235,3 @@ def _scores(run: Run, record_id: str, method: str, outcome: str) -> Float[np.nda
     else:
         rows = run.attribution(record_id, method).values
     return np.nan_to_num(rows[steps][:, : encoding.n_prompt].astype(np.float64)).sum(axis=0)
-
-
-def _metrics(
-    loaded: LoadedModel,
-    encoding: Encoding,
-    rankings: Sequence[Float[np.ndarray, " token"]],
-    perturbation: Perturbation,
-    settings: FaithfulnessSettings,
-) -> Float[np.ndarray, "method metric"]:
-    """Return the four metrics of each ranking, and in the last row those of random ones."""
-    refuse_virtual(encoding)
-    positions = outcome_positions(encoding, settings.outcome)
-    candidates = np.array(perturbation.candidates(loaded, encoding), np.int64)
-    blank = np.full((len(rankings) + 1, len(METRICS)), np.nan)
-    if not positions or len(candidates) < 2:
-        return blank
-    rng = np.random.default_rng([settings.seed, *encoding.record.id.encode()])
-    scores = [ranking[candidates] for ranking in rankings]
-    scores += [rng.random(len(candidates)) for _ in range(settings.n_random)]
-    # the highest first; equal ones in random order
-    orders = [candidates[np.lexsort((rng.random(len(one)), -one))] for one in scores]
-    grid = removal_grid(settings.fractions)
-    counts = [max(1, round(share * len(candidates))) for share in grid]
-    variants = {(): 0}
-    for order in orders:
-        for one in (order, order[::-1]):
-            for count in counts:
-                variants.setdefault(tuple(sorted(one[:count].tolist())), len(variants))
-    values = _values(loaded, encoding, list(variants), positions, perturbation, settings)
-    losses = values[0] - values
-
-    def along(order: np.ndarray) -> np.ndarray:
-        removed = (tuple(sorted(order[:count].tolist())) for count in counts)
-        return np.array([losses[variants[one]] for one in removed])
-
-    found = [metrics_of(along(order), along(order[::-1]), settings.fractions) for order in orders]
-    blank[:-1] = found[: len(rankings)]
-    blank[-1] = np.mean(found[len(rankings) :], axis=0)
-    return blank
-
-
-def removal_grid(fractions: Sequence[float]) -> tuple[float, ...]:
-    """Return the shares of tokens to take away: so many, all but so many, and all."""
-    shares = {round(share, 9) for one in fractions for share in (one, 1 - one)}
-    return (*sorted(shares), 1.0)
-
-
-def metrics_of(
-    highest: Float[np.ndarray, " share"],
-    lowest: Float[np.ndarray, " share"],
-    fractions: Sequence[float],
-) -> tuple[float, float, float, float]:
-    """Work out the four metrics from losses along `removal_grid(fractions)`.
-
-    Args:
-        highest: What is lost without the highest-ranked shares.
-        lowest: What is lost without the lowest-ranked shares.
-        fractions: Shares that comprehensiveness takes away and sufficiency keeps.
-
-    Returns:
-        Comprehensiveness, sufficiency, area of MoRF, area of LeRF.
-    """
-    grid = removal_grid(fractions)
-    gone = [grid.index(round(share, 9)) for share in fractions]
-    kept = [grid.index(round(1 - share, 9)) for share in fractions]
-    along = np.array([0.0, *grid])
-    morf, lerf = (
-        float(np.trapezoid(np.array([0.0, *losses]), along)) for losses in (highest, lowest)
-    )
-    return float(np.mean(highest[gone])), float(np.mean(lowest[kept])), morf, lerf
-
-
-def _values(
-    loaded: LoadedModel,
-    encoding: Encoding,
-    variants: Sequence[Sequence[int]],
-    positions: Sequence[int],
-    perturbation: Perturbation,
-    settings: FaithfulnessSettings,
-) -> Float[np.ndarray, " variant"]:
-    """Return the log-probability of the outcome's tokens under each variant."""
-    steps = [position - 1 for position in positions]
-    parts = []
-    for start in range(0, len(variants), settings.batch_size):
-        some = variants[start : start + settings.batch_size]
-        probs = perturbation.run(loaded, encoding, some, settings.seed)
-        parts.append(probs[:, steps].astype(np.float64).sum(axis=1))
-    return np.concatenate(parts)

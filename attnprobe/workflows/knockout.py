@@ -1,22 +1,21 @@
 """A run and its model → what changes when attention from one role to another is cut."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from attnprobe.attention import Edge, Survey, knockout
-from attnprobe.capturing import Decoding, generate
-from attnprobe.contrasts.interventions import Changes, Outcomes, changes
-from attnprobe.encode.generated import text_with_offsets
-from attnprobe.errors import AttnprobeError, RecordError, SelectionError
-from attnprobe.measures.roles import match_roles, require_role, sort_roles
+from attnprobe.contrasts.interventions import BEYOND, Changes, Outcomes, changes
+from attnprobe.errors import AttnprobeError, ContrastError, RecordError, SelectionError
+from attnprobe.measures.roles import require_role, sort_roles
 from attnprobe.models import LoadedModel
 from attnprobe.store import Run
-from attnprobe.tasks.scoring import score_record
-from attnprobe.types import Encoding, Span, step_query
-from attnprobe.workflows.outcomes import log_probs, prefix, refuse_virtual
+from attnprobe.types import Encoding
+from attnprobe.workflows.cuts import edges_between, outcome_positions, random_edges, spans_of_role
+from attnprobe.workflows.outcomes import log_probs, refuse_virtual
+from attnprobe.workflows.passes import passes
 from attnprobe.workflows.reloading import reload_model
 
 
@@ -48,7 +47,10 @@ class KnockoutSettings:
     by: Literal["task", "item"] = "task"
     """`task` for claims about new tasks, `item` for these tasks only."""
     seed: int = 0
-    """Of the resamples behind the intervals."""
+    """Of the resamples behind the intervals, and of random keys."""
+    n_random: int = 1
+    """Random cuts that each is held against: the same queries kept from as many other keys,
+    averaged; 0 for none."""
 
     def __post_init__(self) -> None:
         for name in ("window", "stride", "records", "batch_size"):
@@ -57,6 +59,8 @@ class KnockoutSettings:
                 raise SelectionError(
                     "too small", where=f"--{name.replace('_', '-')}", got=value, expected="≥ 1"
                 )
+        if self.n_random < 0:
+            raise SelectionError("too small", where="--random", got=self.n_random, expected="≥ 0")
         if self.stride is not None and self.window is None:
             raise SelectionError("a stride needs windows", where="--stride", fix="add --window")
         if not self.keys:
@@ -91,7 +95,10 @@ def knockout_changes(
 
     Returns:
         Changes of `log_prob` (the sum over the outcome's tokens, nats) and, with `written`, of
-        `passed`, for every window of layers, key role and style.
+        `passed`, for every window of layers, key role and style. `beyond_random` is the difference
+        of the log-probability under a cut from that under cuts of as many other keys, in the
+        records that have so many; where there are too few of them, the settings' `no_control` says
+        so.
 
     Raises:
         ModelError: If the model is not there, or is another than that of the run.
@@ -103,7 +110,7 @@ def knockout_changes(
     _check_roles(run, ids, settings)
     loaded = reload_model(run, model, device=device, trust_remote_code=trust_remote_code)
     windows = _windows(settings, loaded)
-    found: dict[str, list[np.ndarray]] = {"log_prob": [], "passed": []}
+    found: dict[str, list[np.ndarray]] = {"log_prob": [], "passed": [], "random": []}
     on_progress(0, len(ids))
     for done, record_id in enumerate(ids, start=1):
         encoding = run.encoding(record_id)
@@ -117,22 +124,35 @@ def knockout_changes(
             ) from error
         on_progress(done, len(ids))
     listed = run.records.loc[ids]
-    outcomes = {
-        name: Outcomes(
-            before=np.array([one[0] for one in values]),
-            after=np.array([one[1:] for one in values]).reshape(len(ids), len(windows), -1),
-            tasks=tuple(listed["task"]),
-            styles=tuple(listed["style"]),
-            windows=tuple(map(_named, windows)),
+
+    def outcomes(before: np.ndarray, after: np.ndarray) -> Outcomes:
+        shape = len(ids), len(windows), len(settings.keys)
+        return Outcomes(
+            before=before, after=after.reshape(shape), tasks=tuple(listed["task"]),
+            styles=tuple(listed["style"]), windows=tuple(map(_named, windows)),
             spans=settings.keys,
-        )
-        for name, values in found.items()
-        if values
+        )  # fmt: skip
+
+    stacked = {name: np.array(values) for name, values in found.items() if values}
+    plain = {
+        name: outcomes(values[:, 0], values[:, 1:])
+        for name, values in stacked.items()
+        if name != "random"
     }
-    return changes(
-        outcomes, f"attention from {settings.query} cut", by=settings.by, rng=settings.seed,
-        settings=asdict(settings) | {"model": loaded.name},
-    )  # fmt: skip
+    title, told = f"attention from {settings.query} cut", asdict(settings) | {"model": loaded.name}
+    how: dict[str, Any] = {"by": settings.by, "rng": settings.seed}
+    done = changes(plain, title, settings=told, **how)
+    if not settings.n_random:
+        return done
+    control, cut = stacked["random"], plain["log_prob"].after
+    after = np.where(np.isnan(control.reshape(cut.shape)), np.nan, cut)
+    try:
+        beyond = changes(
+            {BEYOND: outcomes(control.reshape(cut.shape), after)}, title, settings=told, **how
+        )
+    except ContrastError as error:
+        return replace(done, settings={**done.settings, "no_control": str(error)})
+    return replace(done, effects={**done.effects, **beyond.effects})
 
 
 def chosen_records(run: Run, most: int | None) -> list[str]:
@@ -146,21 +166,6 @@ def chosen_records(run: Run, most: int | None) -> list[str]:
     if not len(chosen):
         raise RecordError("the run has no records yet", where=str(run.path))
     return [str(record_id) for record_id in chosen.index]
-
-
-def spans_of_role(encoding: Encoding, role: str) -> list[Span]:
-    """Return the spans of a role, or of all roles of a pattern such as `step_*`."""
-    roles = [span.role for span in encoding.spans]
-    return [encoding.spans[place] for place in match_roles(role, roles)]
-
-
-def outcome_positions(encoding: Encoding, role: str | None) -> list[int]:
-    """Return the positions of the predicted tokens of a role; all of them for None."""
-    n_prompt = encoding.n_prompt
-    if role is None:
-        return list(range(n_prompt, encoding.n_tokens))
-    spans = [span for span in spans_of_role(encoding, role) if span.start >= n_prompt]
-    return [position for span in spans for position in range(span.start, span.stop)]
 
 
 def _check_roles(run: Run, ids: Sequence[str], settings: KnockoutSettings) -> None:
@@ -199,94 +204,69 @@ def _outcomes(
     """Return outcomes of one record: without a cut, then with each; NaN where it has none."""
     refuse_virtual(encoding)
     cuts = [
-        _edges(encoding, settings.query, key, window) for window in windows for key in settings.keys
+        edges_between(encoding, settings.query, key, window)
+        for window in windows
+        for key in settings.keys
     ]
     in_target = any(
         span.start >= encoding.n_prompt for span in spans_of_role(encoding, settings.query)
     )
     role = settings.outcome or (settings.query if in_target else None)
     positions = outcome_positions(encoding, role)
-    found = {"log_prob": np.full(1 + len(cuts), np.nan)}
+    found = {"log_prob": np.full(1 + len(cuts), np.nan), "random": np.full(len(cuts), np.nan)}
     if settings.written:
         found["passed"] = np.full(1 + len(cuts), np.nan)
-    there = [place for place, edges in enumerate([[], *cuts]) if edges or not place]
+    every = [[], *cuts]
+    there = [place for place, edges in enumerate(every) if edges or not place]
     if not positions or len(there) < 2:
         return found
-    every = [[], *cuts]
-    for start in range(0, len(there), settings.batch_size):
-        places = there[start : start + settings.batch_size]
-        some = [every[place] for place in places]
-        with knockout(loaded.model, per_example=some):
-            probs = log_probs(loaded, [encoding.ids.tolist()] * len(some), first=encoding.n_prompt)
-        steps = [position - 1 for position in positions]
-        found["log_prob"][places] = probs[:, steps].sum(1)
-        if settings.written:
-            found["passed"][places] = _passed(loaded, encoding, positions[0], some)
+    log_prob = _log_probs(loaded, encoding, positions, [every[place] for place in there], settings)
+    found["log_prob"][there] = log_prob
+    if settings.written:
+        for start in range(0, len(there), settings.batch_size):
+            places = there[start : start + settings.batch_size]
+            some = [every[place] for place in places]
+            found["passed"][places] = passes(loaded, encoding, positions[0], some)
+    controls = _controls(encoding, cuts, settings)
+    drawn = [edges for some in controls for edges in some]
+    values = iter(_log_probs(loaded, encoding, positions, drawn, settings))
+    for place, some in enumerate(controls):
+        if some:
+            found["random"][place] = np.mean([next(values) for _ in some])
     return found
 
 
-def _edges(encoding: Encoding, query: str, key: str, window: tuple[int, ...] | None) -> list[Edge]:
-    """Return the edges from one role to another that are before it, or none."""
-    edges = []
-    for span in spans_of_role(encoding, query):
-        start, stop = span.start, span.stop
-        if start >= encoding.n_prompt:  # what is predicted looks from the position before it
-            first = start - encoding.n_prompt
-            start = step_query(encoding.n_prompt, first)
-            stop = step_query(encoding.n_prompt, first + len(span))
-        edges += [
-            Edge(window, None, (start, stop), (other.start, other.stop))
-            for other in spans_of_role(encoding, key)
-            if other.start < stop
-        ]
-    return edges
-
-
-def _passed(
-    loaded: LoadedModel, encoding: Encoding, first: int, cuts: Sequence[Sequence[Edge]]
+def _log_probs(
+    loaded: LoadedModel,
+    encoding: Encoding,
+    positions: Sequence[int],
+    cuts: Sequence[Sequence[Edge]],
+    settings: KnockoutSettings,
 ) -> list[float]:
-    """Let the model write from a position on, and score the texts; NaN where nothing can be."""
-    record, n_left = encoding.record, encoding.n_tokens - first
-    limit = 2 * n_left + 16
-    if loaded.max_tokens is not None:
-        limit = min(limit, loaded.max_tokens - first)
-    until_end = [
-        [edge._replace(queries=_open(edge.queries, first)) for edge in edges] for edges in cuts
-    ]
-    begun = prefix(encoding, first)
-    decoding = Decoding("greedy", max(1, limit), batch_size=len(cuts))
-    with knockout(loaded.model, per_example=until_end):
-        written = [
-            one for _, some in generate(loaded, [begun] * len(cuts), decoding) for one in some
+    """Return the log-probability of predicted tokens, summed, under each cut."""
+    steps = [position - 1 for position in positions]
+    found: list[float] = []
+    for start in range(0, len(cuts), settings.batch_size):
+        some = cuts[start : start + settings.batch_size]
+        with knockout(loaded.model, per_example=some):
+            probs = log_probs(loaded, [encoding.ids.tolist()] * len(some), first=encoding.n_prompt)
+        found += probs[:, steps].sum(1).tolist()
+    return found
+
+
+def _controls(
+    encoding: Encoding, cuts: Sequence[Sequence[Edge]], settings: KnockoutSettings
+) -> list[list[list[Edge]]]:
+    """Draw random cuts for each: the same keys in all windows; none where there are too few."""
+    found: list[list[list[Edge]]] = []
+    for place, edges in enumerate(cuts):
+        seed = [settings.seed, place % len(settings.keys), *encoding.record.id.encode()]
+        rng = np.random.default_rng(seed)
+        drawn = [
+            random_edges(encoding, edges, rng) for _ in range(settings.n_random if edges else 0)
         ]
-    passed = []
-    for one in written:
-        text, _ = text_with_offsets(
-            encoding.ids[: encoding.n_prompt].tolist(), _text_ids(one, encoding, loaded),
-            loaded.tokenizer,
-        )  # fmt: skip
-        passed.append(_score(record, text))
-    return passed
-
-
-def _open(queries: Any, first: int) -> tuple[int, int | None]:
-    """Let queries that predict what is written go on to whatever end."""
-    start, stop = queries
-    return (start, None) if stop >= first else (start, stop)
-
-
-def _text_ids(written: Encoding, encoding: Encoding, loaded: LoadedModel) -> list[int]:
-    """Return the target's tokens, without special ones at the end."""
-    ids = written.ids[encoding.n_prompt :].tolist()
-    special = set(loaded.tokenizer.all_special_ids)
-    while ids and ids[-1] in special:
-        ids.pop()
-    return ids
-
-
-def _score(record: Any, text: str) -> float:
-    passed = score_record(record, text).passed
-    return float("nan") if passed is None else float(passed)
+        found.append([one for one in drawn if one])
+    return found
 
 
 def default_keys(run: Run, ids: Iterable[str]) -> tuple[str, ...]:
