@@ -42,6 +42,7 @@ def view(
     settings = ReportSettings(a, b, measure, query, key, checked_by(by), seed)
     address = listen(host, port, allow_remote=allow_remote)
     with address.socket, open_run(run) as opened:
+        say(f"comparing styles in {run}")
         payload = report_payload(opened, settings)
         token = new_token()
         server = serve(view_app(payload, f"attnprobe: {opened.path.name}", token, address), address)

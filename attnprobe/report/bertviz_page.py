@@ -129,8 +129,8 @@ def _embedded(shown: Sequence[HeadView]) -> str:
     """Write the weights as JSON that no record's text can break out of."""
     data = [
         {
-            "queries": view.queries,
-            "keys": view.keys,
+            "texts": view.texts,
+            "places": view.places.tolist(),
             "first": view.first.tolist(),
             "last": view.last.tolist(),
             "layers": view.layers,

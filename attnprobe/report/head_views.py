@@ -54,17 +54,17 @@ class HeadView:
     """The attention rows of one record, ready for bertviz: queries to the left, keys to the right.
 
     A row's weights follow one another from its first visible key to its last; `pair` runs over
-    the rows one after another.
+    the rows one after another. Tokens without a row stay blank on the left.
     """
 
     title: str
     """Names the record."""
     note: str
     """What the tokens on the left are."""
-    queries: tuple[str, ...]
-    """A text per row."""
-    keys: tuple[str, ...]
-    """A text per token of the record."""
+    texts: tuple[str, ...]
+    """What to write for each token of the record."""
+    places: Int[np.ndarray, " query"]
+    """The token that stands for each row: the one that looks, or the one that is predicted."""
     first: Int[np.ndarray, " query"]
     """First visible key of each row."""
     last: Int[np.ndarray, " query"]
@@ -81,7 +81,7 @@ def head_views(run: Any, ids: Sequence[str], settings: ViewSettings) -> tuple[He
     """Arrange the attention of records for bertviz.
 
     A run that keeps `full` gives the rows of all queries; one that keeps `rows` gives those at
-    which the target's tokens are predicted, labelled by these tokens.
+    which the target's tokens are predicted, and these tokens stand for them.
 
     Args:
         run: An open run.
@@ -117,7 +117,7 @@ class _Frame:
     heads: tuple[int, ...]
     chosen: Int[np.ndarray, " query"]
     """Positions among the stored rows."""
-    labels: tuple[str, ...]
+    places: Int[np.ndarray, " query"]
     first: Int[np.ndarray, " query"]
     last: Int[np.ndarray, " query"]
     is_square: bool
@@ -137,13 +137,12 @@ class _Frame:
                 fix="name a record with a target, or extract with --keep full",
             )  # fmt: skip
         is_square = not np.array_equal(queries[chosen], steps)
-        named = queries[chosen] + (0 if is_square else 1)
         return cls(
             id=record_id,
             layers=layers,
             heads=heads,
             chosen=chosen,
-            labels=_labels([encoding.texts[position] for position in named]),
+            places=queries[chosen] + (0 if is_square else 1),
             first=one["first_key"].values[chosen],
             last=one["last_key"].values[chosen],
             is_square=is_square,
@@ -166,8 +165,8 @@ class _Frame:
         return HeadView(
             title=heading(encoding),
             note=_SQUARE if self.is_square else _STEPS,
-            queries=self.labels,
-            keys=_labels(encoding.texts),
+            texts=tuple(shortened(visible(text), LONGEST_TOKEN) for text in encoding.texts),
+            places=self.places,
             first=self.first,
             last=self.last,
             layers=self.layers,
@@ -178,14 +177,9 @@ class _Frame:
 
 _SQUARE = "Left: the tokens that look (queries). Right: the tokens looked at (keys)."
 _STEPS = (
-    "Left: the predicted tokens; each line starts where the model predicts that token, one "
-    "position before it. Right: the tokens looked at (keys)."
+    "Left: the predicted tokens, each beside itself; its lines show where the model looks while it "
+    "predicts it, one token before. Right: the tokens looked at (keys)."
 )
-
-
-def _labels(texts: Sequence[str]) -> tuple[str, ...]:
-    """Show spaces and line breaks; parts of a split character keep their numbers (`求[1/3]`)."""
-    return tuple(shortened(visible(text), LONGEST_TOKEN) for text in texts)
 
 
 def _check_lines(frames: Sequence[_Frame], settings: ViewSettings, keep: Sequence[str]) -> None:
@@ -198,12 +192,11 @@ def _check_lines(frames: Sequence[_Frame], settings: ViewSettings, keep: Sequenc
             fix="choose fewer (--heads 0-31), or leave this view out (--view head)",
         )  # fmt: skip
     for frame in frames:
-        n_layers, n_heads, n_queries = len(frame.layers), len(frame.heads), len(frame.chosen)
-        n_keys = int(frame.last.max()) + 1
+        n_layers, n_heads = len(frame.layers), len(frame.heads)
         drawn = {
             "head": (
-                n_heads * n_queries * n_keys,
-                f"{n_heads} heads × {n_queries} queries × {n_keys} keys",
+                n_heads * frame.n_pairs,
+                f"{n_heads} heads × {frame.n_pairs} pairs of tokens",
                 "fewer heads (--heads 0-3)",
             ),
             "model": (

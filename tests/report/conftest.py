@@ -48,6 +48,6 @@ def chromium():
 def watched(chromium):
     """A fresh page that is watched."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(180_000)
     yield Watched(context.new_page())
     context.close()

@@ -47,20 +47,21 @@ def test_a_view_holds_every_visible_weight_of_the_chosen_heads():
     assert view.weights.shape == (1, 2, 55)
     assert (view.weights == weights[1, [0, 2]][None, :, *np.tril_indices(10)]).all()
     assert (view.layers, view.heads) == ((1,), (0, 2))
-    assert view.queries == view.keys == tuple(f"t{i}" for i in range(10))
+    assert view.texts == tuple(f"t{i}" for i in range(10))
+    assert view.places.tolist() == list(range(10))
     assert view.title == "coarse (item-0)"
     assert view.note.startswith("Left: the tokens that look (queries).")
 
 
-def test_rows_are_labelled_by_the_tokens_they_predict():
+def test_tokens_stand_for_the_rows_that_predict_them():
     run = rows_run()
     (view,) = head_views(run, BOTH[:1], ViewSettings())
-    assert view.queries == ("t6", "t7", "t8", "t9")
+    assert view.places.tolist() == [6, 7, 8, 9]
     assert view.last.tolist() == [5, 6, 7, 8]
     assert "Left: the predicted tokens" in view.note
     whole = square_run()
     (steps,) = head_views(whole, BOTH[:1], ViewSettings(steps_only=True))
-    assert steps.queries == view.queries
+    assert steps.places.tolist() == view.places.tolist()
     expected = whole.held[BOTH[0]][1][..., 5:9, :][..., *np.nonzero(np.tri(4, 10, 5))]
     assert (steps.weights == expected).all()
 
@@ -70,7 +71,7 @@ def test_weights_reach_the_page_as_the_codes_of_runs():
     shown = head_views(run, BOTH, ViewSettings())
     for record, view in zip(data_in(bertviz_page(shown)), shown, strict=True):
         assert np.abs(decoded(record) - view.weights).max() < 1.6e-5
-        assert record["queries"] == list(view.queries)
+        assert record["texts"] == list(view.texts)
         assert record["layers"] == [0, 1]
 
 
@@ -79,7 +80,7 @@ def test_nothing_of_a_record_is_taken_for_the_page():
     page = bertviz_page(shown)
     assert "<b>" not in page
     (record,) = data_in(page)
-    assert record["keys"][:5] == ["<script>", "</scr…t(1)>", "·求[1/3]", "求[2/3]", "↵"]
+    assert record["texts"][:5] == ["<script>", "</scr…t(1)>", "·求[1/3]", "求[2/3]", "↵"]
     assert "</script" not in page[page.index("attnprobe-data") :].split("</script>")[0]
     assert "\\u003cscript>" in page
 
@@ -109,24 +110,24 @@ def test_a_view_that_is_not_there(settings, message):
 
 
 def test_more_lines_than_a_browser_draws_are_refused_with_what_to_do(monkeypatch):
-    monkeypatch.setattr(views, "MAX_LINES", 299)
+    monkeypatch.setattr(views, "MAX_LINES", 164)
     with pytest.raises(SelectionError) as caught:
         head_views(square_run(), BOTH, ViewSettings())
     assert str(caught.value) == (
-        "record 'item-0/coarse': too many lines for a browser in the head view; got 300 (3 heads "
-        "× 10 queries × 10 keys), expected at most 299; choose fewer heads (--heads 0-3), or only "
+        "record 'item-0/coarse': too many lines for a browser in the head view; got 165 (3 heads "
+        "× 55 pairs of tokens), expected at most 164; choose fewer heads (--heads 0-3), or only "
         "the rows of predicted tokens (--steps)."
     )
     with pytest.raises(SelectionError) as caught:
         head_views(square_run(), BOTH, ViewSettings(("model",)))
     assert str(caught.value) == (
         "record 'item-0/coarse': too many lines for a browser in the model view; got 330 (2 "
-        "layers × 3 heads × 55 pairs of tokens), expected at most 299; choose fewer layers or "
+        "layers × 3 heads × 55 pairs of tokens), expected at most 164; choose fewer layers or "
         "heads (--layers 0-3 --heads 0-3), or leave this view out (--view head), or only the rows "
         "of predicted tokens (--steps)."
     )
     assert head_views(square_run(), BOTH, ViewSettings(layers=(0,), heads=(1, 2)))
-    assert head_views(square_run(), BOTH, ViewSettings(steps_only=True))
+    assert head_views(square_run(), BOTH, ViewSettings(("head",), steps_only=True))
 
 
 def test_more_weights_than_a_page_holds_are_refused(monkeypatch):
@@ -258,16 +259,19 @@ def test_the_head_view_draws_the_stored_weights(run_folder, tmp_path, watched):
         texts = run.encoding("item-000/coarse").texts
     page.locator("#head-0 #layer").select_option("2")
     assert page.locator("#head-1 #layer").input_value() == "2"  # styles go together
-    assert np.abs(opacities(page, "head-1") * 4 - stored.ravel()).max() < 2e-5
+    first, *others = np.split(stored[0], stored.shape[2], axis=1)
+    drawn = [first[:, 0], *(row[:, 0, : at + 1] for at, row in enumerate(others, 1))]
+    drawn = np.concatenate(drawn, axis=1).ravel()  # each row up to its own token; the first whole
+    assert np.abs(opacities(page, "head-1") * 4 - drawn).max() < 2e-5
     assert page.locator("#head-0 #left text").all_text_contents()[0] == "<s>"
     assert len(texts) == page.locator("#head-0 #left text").count()
 
     page.locator("#head-1 svg rect").last.click()  # hides head 3
-    assert np.abs(opacities(page, "head-1").reshape(stored.shape[1:])[3]).max() == 0
+    assert np.abs(opacities(page, "head-1").reshape(4, -1)[3]).max() == 0
     page.locator("#head-0 #left text").nth(3).hover()
     hidden = page.locator("#head-0 #attention")
     assert hidden.get_attribute("visibility") == "hidden"
-    assert page.locator("#head-0 line[visibility=visible]").count() == 4 * len(texts)
+    assert page.locator("#head-0 line[visibility=visible]").count() == 4 * 4
     assert watched.complaints == []
     assert watched.requests == [out.as_uri()]
 
@@ -288,7 +292,7 @@ def test_the_model_view_opens_and_enlarges_a_head(run_folder, tmp_path, watched)
     page.locator("#model-0 line").first.wait_for(state="attached")
     with open_run(run_folder / "rows") as run:
         stored = run.weights("item-000/coarse", layer=[1, 2], head=[0, 3])
-        n_steps = run.encoding("item-000/coarse").n_steps
+        encoding = run.encoding("item-000/coarse")
     first, last = stored["first_key"].values, stored["last_key"].values
     keys = np.arange(stored.sizes["key"])
     seen = (keys >= first[:, None]) & (keys <= last[:, None])
@@ -299,7 +303,9 @@ def test_the_model_view_opens_and_enlarges_a_head(run_folder, tmp_path, watched)
     page.locator("#model-0 #attn_background_1_1 ~ rect").click()
     assert page.locator("#model-0 text.detail").text_content() == "Layer 2, Head 3"
     tokens = page.locator("#model-0 text.token").all_text_contents()
-    assert len(tokens) == n_steps + int(last.max()) + 1
+    left, right = tokens[: encoding.n_tokens], tokens[encoding.n_tokens :]
+    assert left == [""] * encoding.n_prompt + right[encoding.n_prompt :]
+    assert len(right) == encoding.n_tokens
     assert watched.complaints == []
     assert watched.requests == [out.as_uri()]
 
@@ -327,3 +333,18 @@ def test_what_was_not_meant_to_run_does_not(tmp_path, watched):
     assert any("Content Security Policy" in words for words in watched.complaints)
     watched.page.evaluate("fetch('https://example.org/').catch(() => 0)")
     assert any("example.org" in words for words in watched.complaints)
+
+
+def test_hovering_shows_only_what_is_there(tmp_path, watched):
+    out = save_bertviz(rows_run(), BOTH[:1], tmp_path / "view.html", ViewSettings(("head",)))
+    page = shown_in(watched, out)
+    boxes = "all => all.map(box => +getComputedStyle(box).opacity)"
+    page.locator("#head-0 #right text").nth(8).hover()  # seen by the last step alone
+    shown = page.locator("#head-0 #left .attentionBoxes rect").evaluate_all(boxes)
+    weights = rows_run().held[BOTH[0]][1][0, :, 3, 8]
+    assert np.abs(np.reshape(shown, (3, 10))[:, 9] - weights).max() < 2e-5
+    assert np.count_nonzero(shown) == 3
+    page.locator("#head-0 #left text").nth(9).hover()
+    shown = page.locator("#head-0 #right .attentionBoxes rect").evaluate_all(boxes)
+    assert np.abs(np.reshape(shown, (3, 10)) - rows_run().held[BOTH[0]][1][0, :, 3]).max() < 2e-5
+    assert watched.complaints == []

@@ -9,7 +9,8 @@ function requirejs(names, view) {
   attnprobe.views[document.currentScript.dataset.view] = view;
 }
 
-/* Decode [layer][head][query][key]: w = (code / 65535)². Keys after a row's last are left out. */
+/* Decode [layer][head][token][key]: w = (code / 65535)². Keys that a row does not reach are left
+   out, and tokens without a row have none, so that bertviz draws no lines for them. */
 attnprobe.weights = function (record) {
   const text = atob(record.codes);
   let at = 0;
@@ -18,35 +19,41 @@ attnprobe.weights = function (record) {
     at += 2;
     return Math.round((code / 65535) ** 2 * 1e6) / 1e6;
   }
-  function row(first, query) {
-    const weights = new Array(Math.max(first, record.last[query] + 1)).fill(0);
-    for (let key = first; key <= record.last[query]; key++) weights[key] = weight();
-    return weights;
+  function rows() {
+    const all = record.texts.map(() => []);
+    record.places.forEach((place, row) => {
+      const [first, last] = [record.first[row], record.last[row]];
+      const weights = new Array(Math.max(first, last + 1)).fill(0);
+      for (let key = first; key <= last; key++) weights[key] = weight();
+      all[place] = weights;
+    });
+    return all;
   }
-  return record.layers.map(() => record.heads.map(() => record.first.map(row)));
+  return record.layers.map(() => record.heads.map(rows));
 };
 
-/* The head view also reads weights by key, so its rows must be of one length. */
-attnprobe.padded = function (weights, n_keys) {
-  const fill = (row) => row.concat(new Array(n_keys - row.length).fill(0));
-  return weights.map((heads) => heads.map((rows) => rows.map(fill)));
+/* The head view takes the number of keys from the first row. What it reads beyond the end of
+   other rows, the style of the page makes invisible. */
+attnprobe.first_filled = function (weights, n_keys) {
+  for (const rows of weights.flat()) rows[0] = rows[0].concat(new Array(n_keys - rows[0].length).fill(0));
+  return weights;
 };
 
 /* bertviz draws a head 930 / n pixels wide and 84 / n pixels high for each token, with n the number
    of heads: four heads and 40 tokens would fill a screen. A larger n makes an overview of them. */
 attnprobe.scale = function (record) {
-  const n_rows = Math.max(record.queries.length, ...record.last);
-  return Math.max(record.heads.length, Math.min(30, Math.max(12, Math.ceil(n_rows * 84 / 240))));
+  const overview = Math.min(30, Math.ceil(record.texts.length * 84 / 240));
+  return Math.max(record.heads.length, 12, overview);
 };
 
 attnprobe.draw = function (view, record, number) {
   const weights = attnprobe.weights(record);
-  const n_seen = Math.max(...record.last) + 1; // later tokens are seen by none
+  const shown = new Set(record.places);
   attnprobe.params = {
     attention: [{
-      attn: view === "head" ? attnprobe.padded(weights, n_seen) : weights,
-      left_text: record.queries,
-      right_text: record.keys.slice(0, n_seen),
+      attn: view === "head" ? attnprobe.first_filled(weights, record.texts.length) : weights,
+      left_text: record.texts.map((text, place) => (shown.has(place) ? text : "")),
+      right_text: record.texts,
     }],
     default_filter: "0",
     root_div_id: `${view}-${number}`,
