@@ -74,7 +74,7 @@ def measured(
     if unknown := set(args.only or ()) - set(names):
         raise SystemExit(f"no such model: {', '.join(sorted(unknown))}; known: {', '.join(names)}")
     file = args.artifacts / "results.json"
-    old = json.loads(file.read_text(encoding="utf-8"))["models"] if file.is_file() else {}
+    old = read(file)["models"] if file.is_file() else {}
     problems = list(read_records(args.folder / data.TEST))
     questions = list(read_records(args.artifacts / "examples" / "general.jsonl"))
     models: dict[str, Any] = {}
@@ -103,16 +103,15 @@ def measured(
 def write(facts: dict[str, Any], artifacts: Path) -> None:
     """Write the table as JSON and for reading, and into the model card."""
     text = json.dumps(facts, ensure_ascii=False, indent=1)
-    _replace(artifacts / "results.json", text + "\n")
-    _replace(artifacts / "results.md", page.page(facts))
+    rewrite(artifacts / "results.json", text + "\n")
+    looks = artifacts / "contrasts.json"
+    rewrite(artifacts / "results.md", page.page(facts, read(looks) if looks.is_file() else None))
     folder, found = artifacts / "reference-model", facts["models"].get("reference")
     if found and not found.get("kept") and (folder / "training.json").is_file():
         shown = {"weights": weights_digest(folder), "text": page.card_text(found)}
         if found["weights"] == shown["weights"]:
-            _replace(
-                folder / "results.json", json.dumps(shown, ensure_ascii=False, indent=1) + "\n"
-            )
-            _replace(folder / "README.md", model_card(folder))
+            rewrite(folder / "results.json", json.dumps(shown, ensure_ascii=False, indent=1) + "\n")
+            rewrite(folder / "README.md", model_card(folder))
 
 
 def _training(folder: Path) -> dict[str, Any]:
@@ -120,7 +119,7 @@ def _training(folder: Path) -> dict[str, Any]:
     file = folder / "training.json"
     if not file.is_file():
         return {}
-    facts = json.loads(file.read_text(encoding="utf-8"))
+    facts = read(file)
     told = {
         "seed": facts["settings"]["seed"],
         "tokens": facts["tokens"],
@@ -129,7 +128,13 @@ def _training(folder: Path) -> dict[str, Any]:
     return {"training": told, "weights": weights_digest(folder)}
 
 
-def _replace(path: Path, text: str) -> None:
+def read(file: Path) -> dict[str, Any]:
+    """Read a JSON object."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Replace a file in one go."""
     part = path.with_name(path.name + ".tmp")
     part.write_text(text, encoding="utf-8")
     shutil.move(part, path)

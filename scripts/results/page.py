@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from results.looking import look_text
+from results.tables import table
+
 Row = Mapping[str, Any]
 
 _HERE = Path(__file__).parent
@@ -11,14 +14,21 @@ HEAD = (_HERE / "head.md").read_text(encoding="utf-8").rstrip()
 QUESTIONS = (_HERE / "questions.md").read_text(encoding="utf-8").rstrip()
 
 
-def page(facts: Mapping[str, Any]) -> str:
-    """Write results.md."""
+def page(facts: Mapping[str, Any], looks: Mapping[str, Any] | None = None) -> str:
+    """Write results.md.
+
+    Args:
+        facts: Of results.json.
+        looks: Of contrasts.json, if it is there.
+    """
     parts = [HEAD]
     for name, model in facts["models"].items():
         parts += [f"## {name}", _about(model), *_tables(model, "###")]
     questions = {name: m["questions"] for name, m in facts["models"].items() if "questions" in m}
     if questions:
         parts += question_text(questions)
+    if looks:
+        parts += look_text(looks)
     return "\n\n".join(parts) + "\n"
 
 
@@ -43,7 +53,7 @@ def question_text(questions: Mapping[str, Any]) -> list[str]:
         for r in found["rows"]
     ]
     parts = [QUESTIONS.format(n=len(before["each"])),
-             _table(["model", "language", "n", "right", "log p"], rows)]  # fmt: skip
+             table(["model", "language", "n", "right", "log p"], rows)]  # fmt: skip
     for name, after in others:
         lost = sum(f["right"] and not after["each"][i]["right"] for i, f in before["each"].items())
         won = sum(after["each"][i]["right"] and not f["right"] for i, f in before["each"].items())
@@ -76,9 +86,9 @@ def _tables(model: Row, level: str) -> list[str]:
     ]
     names = ["split", "style", "n", "fine", "chance", "coarse", "chance", "read", "nRMSE"]
     return [
-        _table(names, styles),
+        table(names, styles),
         f"{level} Whole numbers and real values apart",
-        _table(["families of", "split", "style", "n", "fine", "coarse", "read"], kinds),
+        table(["families of", "split", "style", "n", "fine", "coarse", "read"], kinds),
         f"{level} By family, fine",
         _by_family(model["families"]),
     ]
@@ -93,7 +103,7 @@ def _by_family(rows: Sequence[Row]) -> str:
          *(_fine(cells[task, split, style]) for style in styles)]
         for task, split in places
     ]  # fmt: skip
-    return _table(["family", "split", "n each", *styles], lines)
+    return table(["family", "split", "n each", *styles], lines)
 
 
 SPLITS, STYLES = ("seen", "unseen-parameters", "unseen"), ("direct", "stepwise", "coarse")
@@ -126,8 +136,3 @@ def _percent(share: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
-
-
-def _table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [names, ["---"] * len(names), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

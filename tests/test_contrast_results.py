@@ -1,0 +1,101 @@
+"""The contrasts of the results: trained models beside their controls."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import make_contrasts  # noqa: E402
+from results import contrasting, data, page  # noqa: E402
+
+from attnprobe.tasks.sequences import SequenceSettings, generate  # noqa: E402
+from tests.tiny import save_model  # noqa: E402
+
+SMALL = SequenceSettings(styles=("direct", "coarse", "stepwise"), n_per_family=3, seed=data.SEED)
+
+
+def small():
+    yield from generate(SMALL)
+    yield from generate(SMALL.for_split("unseen-parameters"))
+    yield from generate(SMALL.for_split("unseen"))
+
+
+def test_a_control_has_the_shape_of_the_model_and_none_of_its_weights(tmp_path):
+    save_model(tmp_path / "model")
+    out = contrasting.randomized(tmp_path / "model", tmp_path / "random")
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
+    drawn = AutoModelForCausalLM.from_pretrained(out).state_dict()
+    assert {n: w.shape for n, w in trained.items()} == {n: w.shape for n, w in drawn.items()}
+    matrices = [name for name, weight in drawn.items() if weight.ndim == 2]
+    assert matrices
+    assert not any(torch.allclose(trained[name], drawn[name]) for name in matrices)
+    again = contrasting.randomized(tmp_path / "model", tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(again).state_dict()
+    assert all(torch.equal(drawn[name], again[name]) for name in drawn)
+
+
+def test_both_styles_of_the_first_problems_are_chosen():
+    records = contrasting.chosen(list(small()), 2)
+    assert {r.style for r in records} == {"coarse", "stepwise"}
+    assert {r.split for r in records} == {"seen", "unseen"}
+    assert len({r.task for r in records}) == 15
+    assert len(records) == 15 * 2 * 2
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """What the script makes of a tiny model and its control."""
+    tmp_path = tmp_path_factory.mktemp("made")
+    artifacts = tmp_path / "artifacts"
+    save_model(artifacts / "reference-model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "DATASETS", {data.TEST: small})
+        data.publish(tmp_path / "work", artifacts / "data.sha256")
+        lookers = contrasting.lookers
+        patch.setattr(
+            contrasting,
+            "lookers",
+            lambda *at: [replace(looker, n_per_family=2) for looker in lookers(*at)],
+        )
+        arguments = ["--artifacts", artifacts, "--folder", tmp_path / "work"]
+        names = ["--only", "reference", "--only", contrasting.RANDOM]
+        patch.setattr(sys, "argv", ["make_contrasts.py", *map(str, arguments), *names])
+        (artifacts / "results.json").write_text('{"models": {}}', encoding="utf-8")
+        make_contrasts.main()
+    return artifacts
+
+
+def test_every_model_is_contrasted_by_every_measure_and_between_splits(made):
+    facts = json.loads((made / "contrasts.json").read_text(encoding="utf-8"))
+    assert list(facts["models"]) == ["reference", contrasting.RANDOM]
+    for model in facts["models"].values():
+        measures = [found["title"].split(",")[0] for found in model["contrasts"]]
+        assert measures == [*contrasting.MEASURES, contrasting.MEASURES[0]]
+        for found in model["contrasts"]:
+            assert found["n_tasks"] == 15
+            assert 0 <= found["n_differ"] <= found["n_heads"] == 12
+            assert 0 < found["median"] <= found["largest"]
+            assert found["largest"] >= abs(found["heads"][0]["estimate"])
+            assert found["methods"]
+        assert (made / model["figure"]).is_file()
+    sizes = [m["contrasts"][0]["largest"] for m in facts["models"].values()]
+    assert not np.isclose(*sizes), "the control gave what the model gave"
+
+
+def test_the_page_tells_of_each_model_and_of_what_was_not_found(made):
+    facts = json.loads((made / "contrasts.json").read_text(encoding="utf-8"))
+    text = (made / "results.md").read_text(encoding="utf-8")
+    assert text == page.page({"models": {}}, facts)
+    for name, model in facts["models"].items():
+        assert f"### {name}" in text
+        for found in model["contrasts"]:
+            assert f"{found['n_differ']} of {found['n_heads']}" in text
+            assert all(f"- {line}" in text for line in found["verdict"])
