@@ -1,5 +1,6 @@
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -319,3 +320,10 @@ def test_masses_of_a_stored_run_are_the_stored_rows_summed(tmp_path):
             assert got.sel(record=record_id).values == pytest.approx(
                 np.mean(by_hand, axis=0), abs=1e-3
             )
+
+
+def test_the_readme_lists_every_measure():
+    readme = Path(__file__).parent.parent.joinpath("README.md").read_text(encoding="utf-8")
+    table = readme.split("\n## Measures\n")[1].split("\n## ")[0]
+    missing = [name for name in MEASURES if f"`{name}`" not in table]
+    assert not missing

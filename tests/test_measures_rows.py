@@ -267,6 +267,14 @@ def test_a_total_is_no_less_than_the_direct_mass(run):
     assert (total > direct + 1e-3).any()
 
 
+@pytest.mark.parametrize("name", ["mass", "total_influence", "enrichment_beyond_recency"])
+def test_records_without_the_role_are_nan_and_do_not_disturb(run, name):
+    got = measure(run, name, query="answer", key="coarse_history")
+    stepwise = got["style"].values == "stepwise"
+    assert np.isnan(got.values[stepwise]).all()
+    assert np.isfinite(got.values[~stepwise]).all()
+
+
 @pytest.mark.parametrize("name", ["entropy", "total_influence", "enrichment_beyond_recency"])
 def test_a_few_layers_at_a_time_give_the_same(run, name, monkeypatch):
     whole = measure(run, name, query="answer")

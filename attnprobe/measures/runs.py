@@ -254,7 +254,7 @@ class _Found:
 
         for at, per_step in enumerate(chosen.values(records())):
             given = waiting[at]
-            measured = _averaged(given, per_step if chosen.has_key else per_step[..., None])
+            measured = _averaged(given, per_step, has_key=chosen.has_key)
             self.values.setdefault(given.id, []).append(measured)
         if waiting:
             self.layers += list(waiting[0].axes[0])
@@ -275,13 +275,14 @@ class _Found:
         return values
 
 
-def _averaged(given: Given, per_step: np.ndarray) -> _Measured:
+def _averaged(given: Given, per_step: np.ndarray, *, has_key: bool) -> _Measured:
     """Average a record's values over the steps of each role."""
+    per_step = per_step if has_key else per_step[..., None]
     n_layers, n_heads, _, n_keys = per_step.shape
     values = np.empty((n_layers, n_heads, len(given.steps), n_keys), dtype=np.float32)
     for row, steps in enumerate(given.steps.values()):
         values[:, :, row] = mean_over_steps(per_step[:, :, steps])
-    return _Measured(values, tuple(given.steps), given.key_roles or ("",))
+    return _Measured(values, tuple(given.steps), given.key_roles if has_key else ("",))
 
 
 def roles_by_style(run: Any) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
