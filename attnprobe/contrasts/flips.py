@@ -28,15 +28,19 @@ class FlipTest:
 
 
 def sign_flip_test(
-    units: Float64[np.ndarray, "unit head"], n_flips: int, rng: np.random.Generator
+    units: Float64[np.ndarray, "unit head"],
+    n_flips: int,
+    rng: np.random.Generator,
+    *,
+    step_down: bool = True,
 ) -> FlipTest:
     """Test each head's mean against 0 by flipping the signs of whole units.
 
     If nothing differs, a unit's difference is as likely to point the other way, in all heads at
     once. The statistic is U = |Σ x| / √(Σ x²) over a head's units. Σ x² does not move under flips,
     so U orders them exactly as the studentised |t| does (t² = (n−1)·U² / (n−U²)), and it stays
-    finite where all units agree. The maximum of U over heads gives p-values that hold for all
-    heads together, however they depend on each other (Westfall & Young 1993;
+    finite where all units agree. The maximum of U over heads, stepping down, gives p-values that
+    hold for all heads together, however they depend on each other (Westfall & Young 1993;
     Nichols & Holmes 2002).
 
     A head whose differences are all 0 has U = 0 and p = 1.
@@ -45,6 +49,7 @@ def sign_flip_test(
         units: Paired differences, one row per exchangeable unit; NaN where a head has none.
         n_flips: All flips are enumerated where there are no more than this, else this many drawn.
         rng: Source of the drawn flips.
+        step_down: See `reached`.
 
     Returns:
         p-values that count the identity, and so are never 0.
@@ -58,7 +63,9 @@ def sign_flip_test(
     exact = 2**n_units <= n_flips
     flips = _all_signs(n_units) if exact else _drawn_signs(n_units, n_flips, rng)
     alone, together, n_seen = reached(
-        np.abs(scaled.sum(axis=0)), (np.abs(signs @ scaled) for signs in flips)
+        np.abs(scaled.sum(axis=0)),
+        (np.abs(signs @ scaled) for signs in flips),
+        step_down=step_down,
     )
     # A flip and its mirror image have the same |sum|, so at most half the flips differ.
     p_smallest = 1 / n_seen if exact else max(1 / n_seen, 0.5 ** (n_units - 1))
@@ -74,26 +81,39 @@ def sign_flip_test(
 def reached(
     observed: Float64[np.ndarray, " head"],
     resampled: Iterable[Float64[np.ndarray, "flip head"]],
+    *,
+    step_down: bool = True,
 ) -> tuple[Float64[np.ndarray, " head"], Float64[np.ndarray, " head"], int]:
     """Count how often resampled statistics reach the observed ones.
+
+    Stepping down, a head is held against the maximum over itself and the heads below it, not over
+    all: what heads that are found already do under flips no longer hides the others (Westfall &
+    Young 1993, algorithm 4.1; Romano & Wolf 2005). The largest head's p-value is that of the
+    maximum over all, and p-values never fall from a head to the next below it.
 
     Args:
         observed: Statistic of each head.
         resampled: Batches of the same statistics under the null hypothesis, the identity included.
+        step_down: Whether to step down; if not, every head is held against all.
 
     Returns:
         Share of resamples in which the head itself reaches what it had, share in which any head
-        does (the maximum statistic), and the number of resamples.
+        that counts does (the maximum statistic), and the number of resamples.
     """
+    order = np.argsort(observed, kind="stable")
     needed = observed - _TOLERANCE
-    alone = np.zeros(len(observed))
-    maxima: list[np.ndarray] = []
+    alone, together = np.zeros(len(observed)), np.zeros(len(observed))
+    n_seen = 0
     for statistic in resampled:
         alone += (statistic >= needed).sum(axis=0)
-        maxima.append(statistic.max(axis=1, initial=0.0))
-    highest = np.sort(np.concatenate(maxima))
-    together = len(highest) - np.searchsorted(highest, needed, side="left")
-    return alone / len(highest), together / len(highest), len(highest)
+        highest = np.maximum.accumulate(statistic[:, order], axis=1)
+        if not step_down:
+            highest = highest[:, -1:]
+        together += (highest >= needed[order]).sum(axis=0)
+        n_seen += len(statistic)
+    adjusted = np.empty(len(observed))
+    adjusted[order[::-1]] = np.maximum.accumulate(together[::-1])
+    return alone / n_seen, adjusted / n_seen, n_seen
 
 
 def spread(values: np.ndarray, tested: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ def label_test(
     once. The statistic is R = √(SS_between / SS_total) of a head's units. SS_total does not move
     under permutation, so R orders permutations exactly as the pooled two-sample |t| does
     (t² = (n−2)·R² / (1−R²)), and it stays finite where all units of a group agree. The maximum of
-    R over heads gives p-values that hold for all heads together.
+    R over heads, stepping down, gives p-values that hold for all heads together.
 
     The null hypothesis is that the units are exchangeable. Groups that differ in spread, and are
     of unequal size, break it too.

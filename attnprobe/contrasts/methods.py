@@ -59,9 +59,9 @@ def _english(contrast: Any) -> str:
         )
         + f" ({_resamples(notes, 'all', 'at random, seed')}; smallest attainable p "
         f"{notes['p_smallest']:.2g})",
-        f"They were adjusted for {notes['n_tested']} tests by the distribution of the maximum "
-        "statistic (Westfall & Young 1993; Nichols & Holmes 2002), which controls the family-wise "
-        "error rate however the tests depend on each other",
+        f"They were adjusted for {notes['n_tested']} tests by the step-down maximum statistic "
+        "(Westfall & Young 1993; Nichols & Holmes 2002), which controls the family-wise error rate "
+        "however the tests depend on each other",
     ]
     if contrast.omnibus is not None:
         sentences.append(
@@ -114,7 +114,7 @@ def _chinese(contrast: Any) -> str:
         )
         + f"（{_resamples(notes, '全部', '次随机，种子')}；可达到的最小 p 值为 "
         f"{notes['p_smallest']:.2g}）",
-        f"对 {notes['n_tested']} 个检验用最大统计量的分布校正（Westfall & Young 1993；"
+        f"对 {notes['n_tested']} 个检验用逐步下降的最大统计量校正（Westfall & Young 1993；"
         "Nichols & Holmes 2002），无论检验之间如何相关，均控制总体（family-wise）错误率",
     ]
     if contrast.omnibus is not None:
