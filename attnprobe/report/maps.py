@@ -125,7 +125,7 @@ def choose_maps(
             for layer in run.layers
             for head in run.heads
         ]
-        _add_heads(maps, run, every, budget.maps)
+        _add_heads(maps, run, every, float(budget.maps))
     return maps, _left_out(maps, payload)
 
 

@@ -67,7 +67,7 @@ def report_html(
         "records": _records(payload, RECORDS_SHARE * budget.tables, notices),
         "heads": _heads(payload, HEADS_SHARE * budget.tables, notices),
     }
-    room = budget.tables - sum(map(len, pieces.values()))
+    room = float(budget.tables - sum(map(len, pieces.values())))
     pieces["texts"] = _texts(payload, list(maps.index), room, notices)
     pieces["maps"] = embedded("maps", maps.index)
     overview = payload.overview()

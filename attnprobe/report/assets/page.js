@@ -171,8 +171,8 @@ async function selectHead(layer, head) {
   fillHeadFacts(layer, head);
   await Promise.all([redrawGrid(), drawHead(piece)]);
   drawExamples(piece);
-  document.body.dataset.head = `${layer}.${head}`;
   if (sides.length && state.at === "head" && state.by === "attention") await recolour();
+  if (mine === order) document.body.dataset.head = `${layer}.${head}`;
 }
 
 function fillHeadFacts(layer, head) {
@@ -448,6 +448,7 @@ async function begin() {
   await redraw();
   listen();
   document.body.dataset.ready = "true";
+  performance.mark("ready");
 }
 
 // A record of the first style that can be coloured is open from the start.
