@@ -1,36 +1,24 @@
 """Lines and stacked shares → figure."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from attnprobe.errors import FigureError
-from attnprobe.figures.bars import SERIES
 from attnprobe.figures.drawing import margins, settings
 from attnprobe.figures.fitting import lay_out, wrap
 from attnprobe.figures.fonts import already_warned, families
-from attnprobe.figures.looks import MM, POINT, Look, find_look
+from attnprobe.figures.legends import Ink, add_legend, inks_of
+from attnprobe.figures.looks import MM, Look, find_look
 from attnprobe.figures.tokens import UNNAMED, UNNAMED_NOTE, draw_tokens
 from attnprobe.panels.lines import Line, LinePanel
 
-COLOURS = (*SERIES, "#999999", "#000000")
-"""Colours of lines and areas, told apart with every common colour blindness."""
-_DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (8, 2)))
-"""Patterns, so that lines can be told apart without colour as well."""
-_HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx")
-"""Of areas beyond the last colour."""
 _MARKED_UP_TO = 12
 """Points of a line up to which each gets a dot."""
 _SHAPE, _LOW_SHAPE = 0.62, 0.42
@@ -67,7 +55,8 @@ def draw_lines(
     if not panels:
         raise FigureError("there is no panel to draw", expected="one or more")
     n_columns = min(len(panels), abreast or _ABREAST)
-    width = width_mm or (style.single_mm if n_columns == 1 else style.wide_mm)
+    narrow = n_columns == 1 and not any(panel.tokens for panel in panels)
+    width = width_mm or (style.single_mm if narrow else style.wide_mm)
     caption = _caption(panels)
     with mpl.rc_context(settings(style, families(_texts(panels)))), already_warned():
         figure = Figure(figsize=(width * MM, 2 * width * MM), layout=margins(style))
@@ -77,10 +66,10 @@ def draw_lines(
         row = list(grid.flat)[: len(panels)]
         for axes in list(grid.flat)[len(panels) :]:
             axes.remove()
-        inks = _inks(panels)
+        inks = inks_of(panels)
         for axes, panel in zip(row, panels, strict=True):
             _fill(axes, panel, inks, style)
-        _legend(figure, panels, inks, style)
+        add_legend(figure, panels, inks, style)
         if caption:
             below = figure.supxlabel(
                 "", x=0.01, ha="left", fontsize=style.font * 0.9, linespacing=1.35
@@ -98,35 +87,7 @@ def _caption(panels: Sequence[LinePanel]) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-@dataclass(frozen=True, slots=True)
-class _Ink:
-    """How lines of one label look."""
-
-    colour: str
-    dash: Any
-    hatch: str
-
-
-def _inks(panels: Sequence[LinePanel]) -> dict[str, _Ink]:
-    """Give every label its colour and pattern."""
-    lines = {line.label: line for panel in panels for line in panel.lines}
-    hues = _numbered(line.hue or line.label for line in lines.values())
-    dashes = _numbered(line.dash or line.label for line in lines.values())
-    return {
-        label: _Ink(
-            COLOURS[hues[line.hue or label] % len(COLOURS)],
-            _DASHES[dashes[line.dash or label] % len(_DASHES)],
-            _HATCHES[hues[line.hue or label] // len(COLOURS) % len(_HATCHES)],
-        )
-        for label, line in lines.items()
-    }
-
-
-def _numbered(names: Iterable[str]) -> dict[str, int]:
-    return {name: number for number, name in enumerate(dict.fromkeys(names))}
-
-
-def _fill(axes: Axes, panel: LinePanel, inks: dict[str, _Ink], look: Look) -> None:
+def _fill(axes: Axes, panel: LinePanel, inks: dict[str, Ink], look: Look) -> None:
     """Draw the lines or areas of one panel."""
     axes.set_yscale(panel.scale)
     if panel.stacked:
@@ -143,6 +104,8 @@ def _fill(axes: Axes, panel: LinePanel, inks: dict[str, _Ink], look: Look) -> No
     places = np.concatenate([line.x for line in panel.lines])
     if panel.tokens is not None:
         axes.set_xlim(0, len(panel.tokens))
+    elif panel.x_limits is not None:
+        axes.set_xlim(panel.x_limits)
     elif panel.stacked or places.min() == places.max():
         axes.set_xlim(places.min() - 0.5, places.max() + 0.5)
     else:
@@ -155,7 +118,7 @@ def _fill(axes: Axes, panel: LinePanel, inks: dict[str, _Ink], look: Look) -> No
     _ticks(axes, panel, bool((places == np.round(places)).all()))
 
 
-def _line(axes: Axes, line: Line, ink: _Ink, look: Look) -> None:
+def _line(axes: Axes, line: Line, ink: Ink, look: Look) -> None:
     n_shown = int((~np.isnan(line.y)).sum())
     axes.plot(
         line.x, line.y, color=ink.colour, linestyle=ink.dash, linewidth=2.2 * look.line,
@@ -174,7 +137,7 @@ def _line(axes: Axes, line: Line, ink: _Ink, look: Look) -> None:
         axes.fill_between(line.x, line.low, line.high, color=ink.colour, alpha=0.18, linewidth=0)
 
 
-def _stack(axes: Axes, panel: LinePanel, inks: dict[str, _Ink], look: Look) -> None:
+def _stack(axes: Axes, panel: LinePanel, inks: dict[str, Ink], look: Look) -> None:
     """Draw each place as a column that is cut into shares, the first line's at the bottom."""
     places = panel.lines[0].x
     edges = np.append(places - 0.5, places[-1] + 0.5)
@@ -209,38 +172,6 @@ def _log_steps(axes: Axes) -> tuple[float, ...]:
     return (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
 
 
-def _legend(figure: Figure, panels: Sequence[LinePanel], inks: dict[str, _Ink], look: Look) -> None:
-    """Name the lines once for all panels, in as many columns as fit."""
-    areas = {line.label for panel in panels if panel.stacked for line in panel.lines}
-    if len(inks) < 2:
-        return
-    size = 0.9 * look.font
-    handles = [_handle(label, ink, label in areas, look) for label, ink in inks.items()]
-    text = Text(0, 0, "", fontsize=size, figure=figure, parse_math=False)
-    widest = 0.0
-    for label in inks:
-        text.set_text(label)
-        widest = max(widest, text.get_window_extent().width * 72 / figure.dpi)
-    each = widest + 4.2 * size  # the sample and the gaps
-    n_columns = max(1, min(len(inks), int(figure.get_figwidth() / POINT // each)))
-    legend = figure.legend(
-        handles=handles, loc="outside upper left", ncols=n_columns, fontsize=size, frameon=False,
-        handlelength=2.2, columnspacing=1.2, borderaxespad=0.5, borderpad=0,
-    )  # fmt: skip
-    for words in legend.get_texts():
-        words.set_parse_math(False)
-
-
-def _handle(label: str, ink: _Ink, is_area: bool, look: Look) -> Artist:
-    if is_area:
-        return Patch(
-            facecolor=ink.colour, edgecolor="white", hatch=ink.hatch, linewidth=0, label=label
-        )
-    return Line2D(
-        [], [], color=ink.colour, linestyle=ink.dash, linewidth=2.2 * look.line, label=label
-    )
-
-
 def _texts(panels: Sequence[LinePanel]) -> list[str]:
     texts = ["+−.…()0123456789"]
     for panel in panels:
@@ -248,7 +179,7 @@ def _texts(panels: Sequence[LinePanel]) -> list[str]:
             texts += [panel.tokens.name, *(label.text for label in panel.tokens.labels)]
             texts += [span.role for span in panel.tokens.spans]
         texts += [panel.title, panel.x_axis, panel.name, panel.unit, panel.note]
-        texts += [line.label for line in panel.lines]
+        texts += [name for line in panel.lines for name in (line.label, line.hue, line.dash)]
     return texts
 
 

@@ -61,11 +61,21 @@ def add_colour_bar(
     return bar
 
 
-def bar_ticks(bar: Colorbar, limits: tuple[float, float], scale: str, *, diverging: bool) -> None:
-    """Put round numbers along a bar of a square-root scale; other scales find their own."""
+def bar_ticks(
+    bar: Colorbar,
+    limits: tuple[float, float],
+    scale: str,
+    *,
+    diverging: bool,
+    gap: float = 0.11,
+) -> None:
+    """Put round numbers along a bar of a square-root scale; other scales find their own.
+
+    Between two of them lies at least a share `gap` of the bar.
+    """
     if scale != "sqrt":
         return
-    ticks = _even_ticks(limits[1], 0.22 if diverging else 0.11)
+    ticks = _even_ticks(limits[1], 2 * gap if diverging else gap)
     if diverging:
         ticks = [*(-tick for tick in ticks[:0:-1]), *ticks]
     bar.set_ticks(ticks, labels=[f"{tick:g}".replace("-", "−") for tick in ticks])

@@ -22,6 +22,7 @@ from attnprobe.figures.fitting import wrap
 from attnprobe.figures.fonts import already_warned, families
 from attnprobe.figures.looks import DIVERGING, MM, POINT, Look, find_look
 from attnprobe.figures.scales import bar_ticks, diverging_norm
+from attnprobe.figures.tokens import UNNAMED
 from attnprobe.panels.cells import find_scale
 from attnprobe.panels.texts import TextPanel
 from attnprobe.panels.tokens import shortened
@@ -40,6 +41,8 @@ def draw_texts(
     """Draw texts one below the other, each token on the ground of its value's colour.
 
     Every segment begins a line, with its name beside it; line breaks of the text are kept.
+    Template and special tokens stand with the segment before them.
+    Template and special tokens stand with the segment before them.
 
     Args:
         panels: What `attribution_texts` returned.
@@ -130,12 +133,12 @@ class _Sheet:
         self.figure.set_size_inches(self.width * POINT, height * POINT)
         self.axes.set_ylim(height, 0)
         place = (self.left / self.width, 1 - (top + 1.4 * look.font) / height,
-                 0.5 * self.room / self.width, 0.7 * look.font / height)  # fmt: skip
+                 self.room / self.width, 0.7 * look.font / height)  # fmt: skip
         bar = self.figure.colorbar(
             ScalarMappable(diverging_norm(panel.limits, panel.scale), DIVERGING),
             cax=self.figure.add_axes(place), orientation="horizontal",
         )  # fmt: skip
-        bar_ticks(bar, panel.limits, panel.scale, diverging=True)
+        bar_ticks(bar, panel.limits, panel.scale, diverging=True, gap=4 * look.font / self.room)
         bar.set_label(f"{panel.name} ({panel.unit}, {find_scale(panel.scale)})")
         bar.outline.set(linewidth=look.line, edgecolor="#808080")  # type: ignore[operator]
 
@@ -155,13 +158,23 @@ class _Sheet:
 
     def _segments(self, panel: TextPanel) -> list[tuple[list[_Piece], str]]:
         """Lay the words of each segment into lines."""
-        segments = []
-        words = list(enumerate(panel.words))
+        segments: list[tuple[list[tuple[int, str]], str]] = []
+        waiting: list[tuple[int, str]] = []
         for span in panel.spans:
-            inside = [(i, word.text) for i, word in words if span.start <= word.start < span.stop]
-            if inside:
-                segments.append((self._laid(inside), span.role))
-        return segments
+            inside = [
+                (i, word.text) for i, word in enumerate(panel.words)
+                if span.start <= word.start < span.stop
+            ]  # fmt: skip
+            if span.role not in UNNAMED and inside:
+                segments.append((waiting + inside, span.role))
+                waiting = []
+            elif segments:
+                segments[-1][0].extend(inside)
+            else:
+                waiting += inside
+        if waiting:
+            segments.append((waiting, UNNAMED[0]))
+        return [(self._laid(words), role) for words, role in segments]
 
     def _laid(self, words: Sequence[tuple[int, str]]) -> list[_Piece]:
         pieces, x, line = [], 0.0, 0
@@ -227,4 +240,4 @@ class _Sheet:
 
 def _is_dark(colour: tuple[float, ...]) -> bool:
     red, green, blue = colour[:3]
-    return 0.299 * red + 0.587 * green + 0.114 * blue < 0.45
+    return bool(0.299 * red + 0.587 * green + 0.114 * blue < 0.45)

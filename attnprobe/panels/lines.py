@@ -31,7 +31,8 @@ class Line:
     hue: str = ""
     """Lines of one hue share a colour; by default lines of one label."""
     dash: str = ""
-    """Lines of one dash share the pattern of the line; by default lines of one label."""
+    """Lines of one dash share the pattern of the line; by default lines of one label. Lines that
+    have both are named in the legend by their hue and their dash, each once."""
 
     def __post_init__(self) -> None:
         where = f"line '{self.label}'"
@@ -61,6 +62,8 @@ class LinePanel:
     """Unit of the values."""
     limits: tuple[float, float] | None = None
     """Ends of the y axis; by the values if None."""
+    x_limits: tuple[float, float] | None = None
+    """Ends of the x axis; by the places if None."""
     scale: str = "linear"
     """One of `LINE_SCALES`."""
     level: float | None = None
@@ -85,8 +88,9 @@ class LinePanel:
                 "no scale of that name for lines", where=where, got=self.scale,
                 expected=" or ".join(LINE_SCALES),
             )  # fmt: skip
-        if self.limits is not None and not self.limits[0] < self.limits[1]:
-            raise FigureError("limits need the lower end first", where=where, got=self.limits)
+        for ends in filter(None, (self.limits, self.x_limits)):
+            if not ends[0] < ends[1]:
+                raise FigureError("limits need the lower end first", where=where, got=ends)
         if self.scale == "log" and not all(
             (line.y[~np.isnan(line.y)] > 0).all() for line in self.lines
         ):

@@ -19,6 +19,10 @@ from attnprobe.panels.tokens import token_axis
 
 SINK = "sinks"
 """Name of the first four tokens and BOS, whatever segment they belong to."""
+OTHER = "other"
+"""Name of all segments that hardly anything looks at."""
+_HARDLY = 0.02
+"""Share that such a segment stays below at every step."""
 _REACHED = 0.5
 """Share of the records that must have a step for it to be shown."""
 _OUTCOMES = {True: "passed", False: "failed"}
@@ -95,7 +99,7 @@ def step_panels(
     if passed is not None:
         unknown = sum(passed.get(one.record) is None for one in found)
         note += f" {unknown} records without a score are left out." if unknown else ""
-    return tuple(replace(panel, note=with_notice(note, run)) for panel in panels)
+    return _folded(panels, with_notice(note, run))
 
 
 def record_step_panels(
@@ -132,7 +136,6 @@ def record_step_panels(
     ]  # fmt: skip
     _require_steps(found, query, run)
     roles = _common(found)
-    note = with_notice(_note(run, layer, head, query, mean=False), run)
     panels = []
     for one in found:
         encoding = run.encoding(one.record)
@@ -140,8 +143,8 @@ def record_step_panels(
         panel = _panel(heading(encoding), np.arange(len(positions)) + 0.5, _laid(one, roles),
                        roles, stacked=stacked)  # fmt: skip
         tokens = token_axis(encoding, positions, "predicted token")
-        panels.append(replace(panel, tokens=tokens, x_axis="predicted token", note=note))
-    return tuple(panels)
+        panels.append(replace(panel, tokens=tokens, x_axis="predicted token"))
+    return _folded(panels, with_notice(_note(run, layer, head, query, mean=False), run))
 
 
 def _shares(record: str, style: str, mass: xr.DataArray, query: str | None) -> _Shares:
@@ -221,6 +224,8 @@ def _panel(
     *,
     stacked: bool,
 ) -> LinePanel:
+    if not stacked:  # a segment that nothing looks at has no line
+        shares = np.where(shares.max(0) > 0, shares, np.nan)
     return LinePanel(
         lines=tuple(Line(role, places, shares[:, i]) for i, role in enumerate(roles)),
         title=title,
@@ -230,6 +235,26 @@ def _panel(
         limits=(0.0, 1.0) if stacked else None,
         stacked=stacked,
     )
+
+
+def _folded(panels: Sequence[LinePanel], note: str) -> tuple[LinePanel, ...]:
+    """Put segments that hardly anything looks at together, and complete the notes."""
+    largest: dict[str, float] = {}
+    for line in (line for panel in panels for line in panel.lines):
+        share = float(np.nanmax(line.y, initial=0.0))
+        largest[line.label] = max(largest.get(line.label, 0.0), share)
+    small = [label for label, share in largest.items() if share < _HARDLY]
+    if len(small) < 2:
+        return tuple(replace(panel, note=note) for panel in panels)
+    note += f" {OTHER.capitalize()}: {', '.join(small)}, each below {_HARDLY:.0%} at every step."
+    folded = []
+    for panel in panels:
+        kept = [line for line in panel.lines if line.label not in small]
+        shares = np.asarray([line.y for line in panel.lines if line.label in small])
+        rest = np.where(np.isnan(shares).all(0), np.nan, np.nansum(shares, axis=0))
+        lines = (*kept, Line(OTHER, panel.lines[0].x, rest))
+        folded.append(replace(panel, lines=lines, note=note))
+    return tuple(folded)
 
 
 def _note(

@@ -12,6 +12,8 @@ from attnprobe.panels.lines import Line, LinePanel
 
 LOGS = ("log.jsonl", "training-log.jsonl")
 """Files of a folder that may hold the log: of `attnprobe finetune`, of the reference model."""
+_SPLITS = ("", "train", "seen", "unseen-parameters", "unseen")
+"""The order in which splits are read."""
 _DIRECTIONS = "Loss: lower is better. Training loss is of the batches just trained on."
 
 
@@ -84,22 +86,26 @@ def training_panels(log: Sequence[Mapping[str, Any]], title: str = "") -> tuple[
         raise FigureError(
             "the log holds no loss", got=f"{len(log)} lines", expected="loss or validation_loss"
         )
+    ends = (0.0, 1.02 * max(place(line) for line in log))
     positive = all(value > 0 for points in losses.values() for _, value in points)
     head = f"{title}: " if title else ""
     panels = [
         LinePanel(
             lines=tuple(_line(label, points, 1.0) for label, points in losses.items()),
             title=f"{head}loss", x_axis=x_axis, name="loss", unit="nat per token",
+            x_limits=ends if ends[1] else None,
             scale="log" if positive else "linear", note=_DIRECTIONS,
         )
     ]  # fmt: skip
     rates = _series(log, "passed", "all", place) or _series(log, "pass_rate", "all", place)
+    rates = dict(sorted(rates.items(), key=lambda named: _split_order(named[0])))
     if rates:
         panels.append(
             LinePanel(
                 lines=tuple(_line(label, points, 100.0) for label, points in rates.items()),
                 title=f"{head}answers that pass", x_axis=x_axis, name="pass rate", unit="%",
                 limits=(0.0, 100.0),
+                x_limits=ends if ends[1] else None,
             )
         )  # fmt: skip
     return tuple(panels)
@@ -116,6 +122,11 @@ def _series(
         for name, number in named.items():
             found.setdefault(name.replace("/", ", "), []).append((place(line), float(number)))
     return found
+
+
+def _split_order(label: str) -> int:
+    split = label.rpartition(", ")[0]
+    return _SPLITS.index(split) if split in _SPLITS else len(_SPLITS)
 
 
 def _line(label: str, points: Sequence[tuple[float, float]], factor: float) -> Line:
