@@ -274,10 +274,11 @@ def test_the_command_tells_saves_and_draws(folder, tmp_path):
     assert done.exit_code == 0, done.stderr
     assert "2 heads chosen on 6 items of 6 tasks, and judged on 6 others" in done.stdout
     assert "The claim holds for: on these tasks only." in done.stdout
-    assert "Refused: passed, style 'coarse'" in done.stdout  # random weights never pass
+    assert "Knockout, coarse: the pass rate changes by +0 [+0, +0]" in done.stdout
     facts = json.loads(out.read_text(encoding="utf-8"))
-    assert {row["outcome"] for row in facts["changes"]} == {"log_prob"}
-    assert len(facts["draws"]) == 2 * 2 * 3
+    passed = [row for row in facts["changes"] if row["outcome"] == "passed"]
+    assert [row["before"] for row in passed] == [0] * 12  # random weights never pass
+    assert len(facts["draws"]) == 2 * 2 * 2 * 3
     for row in facts["heads"]:
         assert math.isfinite(row["estimate"])
     drawn = invoke("plot", "confirm", out, "-o", tmp_path / "fig.svg")
@@ -310,7 +311,7 @@ def test_errors_say_where_and_what(folder):
     assert message(SelectionError, lambda: ConfirmSettings("a", "b", top=0)) == (
         "--top: too small; got 0, expected ≥ 1."
     )
-    assert "confirm: no such intervention; got cut; there is: ablation, knockout" in message(
+    assert "confirm: no such intervention; got cut; did you mean 'knockout'?" in message(
         SelectionError, lambda: ConfirmSettings("a", "b", interventions=("cut",))
     )
     assert "confirm: no such ablation; got median" in message(

@@ -2,20 +2,31 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import xarray as xr
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
 
+from attnprobe.cli import app
 from attnprobe.contrasts import PassFail, PredictionSettings, discriminate, predict_passes
 from attnprobe.contrasts.auroc import auroc, auroc_interval, pairs_of, ranks_within_tasks
 from attnprobe.contrasts.judging import BASELINES, BOTH, HEADS
-from attnprobe.errors import ContrastError
+from attnprobe.errors import ContrastError, SelectionError
 from attnprobe.figures import draw
+from attnprobe.measures import measure
+from attnprobe.models import LoadedModel
 from attnprobe.panels import pass_fail_panel
+from attnprobe.store import open_run
+from attnprobe.types import Segment
+from attnprobe.workflows.extract import ExtractSettings, extract
+from attnprobe.workflows.passfail import PassFailSettings, pass_fail
 from tests.test_knockout import message
+from tests.test_score import saying
+from tests.tiny import make_record, make_tokenizer
 
 QUICK = PredictionSettings(n_heads=5, n_permutations=19, n_bootstrap=200)
 
@@ -348,3 +359,135 @@ def test_the_panel_diverges_from_one_half_and_marks_the_head(result):
     assert draw(panel) is not None
     strict = pass_fail_panel(result, alpha=1e-9)
     assert strict.mark_note.startswith("No head tells passed from failed")
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def pupil_records(right):
+    """Records of a model that writes `8` whatever it sees: right where 8 is asked for."""
+    for i in range(36):
+        for style in ("coarse", "stepwise"):
+            record = make_record(i, style)
+            answer = 8 if right[i] else 9
+            meta = {"answer": [answer], "horizon": 1, "kind": "integer", "level": i % 4}
+            yield replace(record, target=(Segment("answer", str(answer)),), meta=meta,
+                          style="direct" if style == "coarse" else "other-direct",
+                          id=f"{record.item}/{style}")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """A run in which those records pass where head (1, 2) looks more at the history than usual."""
+    loaded = LoadedModel(saying("8"), make_tokenizer(), "pupil")
+    folder = tmp_path_factory.mktemp("passfail")
+    settings = ExtractSettings(("steps",), decode="greedy", max_new_tokens=1)
+    records = [one for one in pupil_records([True] * 36) if one.style == "direct"]
+    with extract(records, loaded, folder / "first", settings) as run:
+        looks = measure(run, "enrichment", query="answer", key="history").sel(layer=1, head=2)
+        tasks = looks["task"].values
+        middle = {task: np.median(looks.values[tasks == task]) for task in set(tasks)}
+        right = [bool(one > middle[task]) for one, task in zip(looks.values, tasks, strict=True)]
+    styled = [one for one in pupil_records(right) if one.style == "direct"]
+    extract(styled, loaded, folder / "run", settings).close()
+    return folder / "run"
+
+
+def test_a_run_tells_by_which_head_it_passes(planted):
+    few = PredictionSettings(n_heads=2, n_permutations=19, n_bootstrap=200)
+    with open_run(planted) as run:
+        found = pass_fail(run, PassFailSettings(prediction=few, n_permutations=1000))
+    best = found.strongest(1)[0]
+    assert (best["layer"], best["head"], best["auroc"]) == (1, 2, 1.0)
+    assert best["p_adjusted"] < 0.05
+    assert found.style == "direct"
+    assert found.effects.attrs["n_passed"] == 18
+    names = [row["model"] for row in found.models_table()]
+    assert {HEADS, "length", BASELINES, BOTH} <= set(names)
+    assert "Refused: a baseline of log-probability: it does not vary" in found.verdict()
+    assert found.models_table()[0]["p"] == 0.05
+    # the largest number asked for tells 9 from 8: a baseline that knows the answer
+    assert "difficulty" in names
+    told = json.loads(found.to_json())
+    assert told["settings"]["measure"] == "enrichment"
+
+
+def test_a_stated_difficulty_is_taken_or_refused(planted):
+    few = PredictionSettings(n_heads=1, n_permutations=1, n_bootstrap=1)
+    with open_run(planted) as run:
+        found = pass_fail(run, difficulty="level", prediction=few, n_permutations=10)
+        assert "difficulty" in {row["model"] for row in found.models_table()}
+        told = message(SelectionError, lambda: pass_fail(run, difficulty="levle", prediction=few))
+    assert told.startswith("record 'item-000/coarse': a record does not say how hard it is; got ")
+    assert "meta['levle'] = None, expected a number; did you mean 'level'?" in told
+
+
+def test_errors_of_runs_name_the_remedy(planted, tmp_path):
+    loaded = LoadedModel(saying("8"), make_tokenizer(), "pupil")
+    gold = list(pupil_records([i // 6 % 2 == 0 for i in range(36)]))
+    with extract(gold, loaded, tmp_path / "gold", ExtractSettings(("steps",))) as run:
+        assert message(SelectionError, lambda: pass_fail(run, style="direct")) == (
+            f"{tmp_path / 'gold'}: there is nothing to score: the model was shown the targets and "
+            "wrote nothing; got decode 'gold'; extract again, into another folder, with --decode "
+            "greedy; or ask with --outcome shown whether it would have predicted each token of the "
+            "answer."
+        )
+        assert message(SelectionError, lambda: pass_fail(run)) == (
+            f"{tmp_path / 'gold'}: the run has several styles, and passing is told from failing "
+            "within one; got direct, other-direct; name one with --style."
+        )
+        shown = pass_fail(run, style="direct", outcome="shown", models=False, n_permutations=50)
+        # every token predicted: the model says 8 whatever comes before
+        assert shown.effects.attrs["n_passed"] == 18
+        assert shown.models is None
+        assert shown.models_table() == []
+        assert "the run has no such style; got 'dirct'; did you mean 'direct'?" in message(
+            SelectionError, lambda: pass_fail(run, style="dirct")
+        )
+    with open_run(planted) as run:
+        assert "the model was shown no right answers: it wrote its own; got decode 'greedy'" in (
+            message(SelectionError, lambda: pass_fail(run, outcome="shown"))
+        )
+        assert "no measure of that name; got 'enrichmnt'" in message(
+            SelectionError, lambda: pass_fail(run, measure="enrichmnt")
+        )
+        ids = [one for one in run.records.index if run.records["task"][one] == "task-0"]
+        one_task = pass_fail(run, ids=ids, n_permutations=50)
+        assert one_task.models is None
+        assert "Refused: a model that predicts passing: no model can be tried" in (
+            one_task.verdict()
+        )
+    assert "no such outcome; got wrote; did you mean 'written'?" in message(
+        SelectionError, lambda: PassFailSettings(outcome="wrote")
+    )
+
+
+def test_further_records_of_an_item_and_controls_are_left_out_and_told(tmp_path):
+    loaded = LoadedModel(saying("8"), make_tokenizer(), "pupil")
+    records = [one for one in pupil_records([i // 6 % 3 > 0 for i in range(36)])
+               if one.style == "direct"]  # fmt: skip
+    control = replace(records[0], id="c", item="c", meta=records[0].meta | {"control": True})
+    records += [replace(records[1], id="again"), control]
+    settings = ExtractSettings(("steps",), decode="greedy", max_new_tokens=1)
+    with extract(records, loaded, tmp_path / "run", settings) as run:
+        found = pass_fail(run, models=False, n_permutations=50)
+    assert found.dropped["further ones of the same item"] == 1
+    assert found.dropped["negative controls"] == 1
+    assert found.effects.attrs["n_passed"] + found.effects.attrs["n_failed"] == 36
+
+
+def test_the_command_tells_saves_and_draws(planted, tmp_path):
+    def invoke(*args):
+        return CliRunner().invoke(app, [str(arg) for arg in args])
+
+    done = invoke("passfail", planted, "--permutations", 3, "--heads", 1, "-o", tmp_path / "r.json")
+    assert done.exit_code == 0, done.stderr
+    assert "heads tell passed from failed records of the same task" in done.stdout
+    assert "1.000" in done.stdout
+    assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["models"]
+    drawn = invoke("plot", "passfail", planted, "-o", tmp_path / "fig.svg")
+    assert drawn.exit_code == 0, drawn.stderr
+    assert "AUROC" in (tmp_path / "fig.svg").read_text()
+    wrong = invoke("passfail", planted, "--style", "none")
+    assert wrong.exit_code == 2
+    assert "the run has no such style" in wrong.stderr
