@@ -89,7 +89,7 @@ def _screening(contrast: Any, alpha: float, things: str) -> str:
     n_screened = int((contrast.effects["q"].values < alpha).sum())
     return (
         f"Screening at a false discovery rate of {alpha:g} ({_RATES[notes['screening']]}): "
-        f"{n_screened} {things}."
+        f"{n_screened} {things.removesuffix('s') if n_screened == 1 else things}."
     )
 
 
