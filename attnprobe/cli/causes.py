@@ -1,6 +1,7 @@
 """`attnprobe knockout` and `attnprobe faithfulness`, and their figures."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,16 @@ import typer
 from attnprobe.cli.analysis import By, Seed, checked_by
 from attnprobe.cli.app import app, names, numbers, progress_bar, say, show_table
 from attnprobe.cli.models import TrustRemoteCode
-from attnprobe.cli.plots import FigureOut, LookName, Width, plot
+from attnprobe.cli.plots import (
+    Columns,
+    Data,
+    FigureOut,
+    LookName,
+    Width,
+    figure_width,
+    plot,
+    write_figure,
+)
 from attnprobe.cli.runs import RunFolder, quiet_libraries
 
 if TYPE_CHECKING:
@@ -91,7 +101,7 @@ def knockout(
             opened, settings, model, device=device, trust_remote_code=trust_remote_code,
             on_progress=progress,
         )  # fmt: skip
-    if why := found.settings.get("no_control"):
+    for why in found.settings.get("no_control", ()):
         say(f"not held against random cuts: {why}")
     _tell(found, out, as_json, _shown, "{title}: {name}")
 
@@ -154,17 +164,20 @@ def plot_faithfulness(
     ] = False,
     look: LookName = "paper",
     width_mm: Width = None,
+    columns: Columns = None,
+    data: Data = None,
 ) -> None:
     """Methods by metrics: how much better than random rankings."""
     if not curves:
-        plot_knockout(changes, out, perturbation, look, width_mm)
+        plot_knockout(changes, out, perturbation, look, width_mm, columns, data)
         return
     from attnprobe.contrasts import read_changes
-    from attnprobe.figures import draw_lines, save
+    from attnprobe.figures import draw_lines
     from attnprobe.panels import curve_panels
 
+    width = figure_width(look, width_mm, columns)
     panels = curve_panels(read_changes(changes), perturbation)
-    say(f"wrote {save(draw_lines(panels, look, width_mm, abreast=2), out)}")
+    write_figure(panels, out, look, width, data, partial(draw_lines, abreast=2))
 
 
 @plot.command("knockout")
@@ -178,14 +191,16 @@ def plot_knockout(
     ] = "log_prob",
     look: LookName = "paper",
     width_mm: Width = None,
+    columns: Columns = None,
+    data: Data = None,
 ) -> None:
     """Windows of layers by spans: what changes when attention is cut."""
     from attnprobe.contrasts import read_changes
-    from attnprobe.figures import draw, save
     from attnprobe.panels import change_panels
 
+    width = figure_width(look, width_mm, columns)
     panels = change_panels(read_changes(changes), outcome)
-    say(f"wrote {save(draw(panels, look, width_mm), out)}")
+    write_figure(panels, out, look, width, data)
 
 
 def _tell(

@@ -1,5 +1,6 @@
 """`attnprobe confirm` and its figure."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,16 @@ from attnprobe.cli.analysis import Key, Measure, Query, StyleA, StyleB
 from attnprobe.cli.app import app, names, progress_bar, say, show_table
 from attnprobe.cli.causes import BatchSize, Device, OtherModel
 from attnprobe.cli.models import TrustRemoteCode
-from attnprobe.cli.plots import FigureOut, LookName, Width, plot
+from attnprobe.cli.plots import (
+    Columns,
+    Data,
+    FigureOut,
+    LookName,
+    Width,
+    figure_width,
+    plot,
+    write_figure,
+)
 from attnprobe.cli.runs import RunFolder, quiet_libraries
 
 SplitBy = Annotated[
@@ -90,14 +100,17 @@ def plot_confirm(
     outcome: Annotated[str, typer.Option(help="log_prob or passed.")] = "log_prob",
     look: LookName = "paper",
     width_mm: Width = None,
+    columns: Columns = None,
+    data: Data = None,
 ) -> None:
     """Chosen heads against random ones: what changes without them."""
     from attnprobe.contrasts.confirmation import read_confirmation
-    from attnprobe.figures import draw_lines, save
+    from attnprobe.figures import draw_lines
     from attnprobe.panels import confirmation_panels
 
+    width = figure_width(look, width_mm, columns)
     panels = confirmation_panels(read_confirmation(confirmation), outcome)
-    say(f"wrote {save(draw_lines(panels, look, width_mm, abreast=2), out)}")
+    write_figure(panels, out, look, width, data, partial(draw_lines, abreast=2))
 
 
 def _head(row: dict[str, Any]) -> dict[str, str]:

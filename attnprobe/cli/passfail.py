@@ -1,5 +1,6 @@
 """`attnprobe passfail` and its figure."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,7 +8,16 @@ import typer
 
 from attnprobe.cli.analysis import Key, Measure, Query
 from attnprobe.cli.app import app, say, show_table
-from attnprobe.cli.plots import FigureOut, LookName, Width, plot
+from attnprobe.cli.plots import (
+    Columns,
+    Data,
+    FigureOut,
+    LookName,
+    Width,
+    figure_width,
+    plot,
+    write_figure,
+)
 from attnprobe.cli.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -88,19 +98,26 @@ def plot_passfail(
     seed: Seed = 0,
     look: LookName = "paper",
     width_mm: Width = None,
+    columns: Columns = None,
+    data: Data = None,
 ) -> None:
     """Layers by heads: AUROC of passed against failed records, significant heads marked."""
     from attnprobe.contrasts import PredictionSettings
-    from attnprobe.figures import draw, save
     from attnprobe.panels import pass_fail_panel
+    from attnprobe.panels.notices import with_notice
+    from attnprobe.store import open_run
     from attnprobe.workflows.passfail import PassFailSettings
 
+    width = figure_width(look, width_mm, columns)
     seeded = PredictionSettings(seed=seed)
     result = _result(
         run,
         PassFailSettings(measure, query, key, style, outcome, prediction=seeded, models=False),
     )
-    say(f"wrote {save(draw(pass_fail_panel(result), look, width_mm), out)}")
+    panel = pass_fail_panel(result)
+    with open_run(run) as opened:
+        panel = replace(panel, note=with_notice(panel.note, opened))
+    write_figure(panel, out, look, width, data)
 
 
 def _result(run: Path, settings: "PassFailSettings") -> "PassFail":
