@@ -7,8 +7,9 @@ import pytest
 import xarray as xr
 
 from attnprobe.contrasts import contrast
-from attnprobe.errors import ContrastError, SelectionError
+from attnprobe.errors import ContrastError, FigureError, SelectionError
 from attnprobe.measures import MEASURES, Measure
+from attnprobe.panels import head_panel
 from attnprobe.store import open_run
 from tests.store.builders import make_run
 from tests.test_contrasts import memory_run, shift_to_sinks
@@ -147,6 +148,14 @@ def test_screening_is_counted_or_refused_with_the_reason():
     assert "Screening at a false discovery rate of 0.05 (Benjamini–Yekutieli): 1 head." in text
     text = contrast(memory_run(n_tasks=7), a="coarse", b="stepwise").verdict()
     assert "No screening by false discovery rate: 7 tasks, and below 12 single p-values" in text
+
+
+def test_a_map_of_heads_needs_heads():
+    found = contrast(memory_run(), a="coarse", b="stepwise", over="layer")
+    with pytest.raises(FigureError, match="needs a contrast of heads; got dims layer, expected"):
+        head_panel(found)
+    heads = contrast(memory_run(), a="coarse", b="stepwise")
+    assert "(sign flips by task, 6 tasks)" in head_panel(heads).mark_note
 
 
 def test_unknown_things_are_told():

@@ -3,6 +3,7 @@
 import numpy as np
 
 from attnprobe.contrasts import Contrast
+from attnprobe.errors import FigureError
 from attnprobe.panels.panel import Panel, limits_around_zero
 
 
@@ -16,12 +17,22 @@ def head_panel(contrast: Contrast, alpha: float = 0.05, notice: str = "") -> Pan
 
     Returns:
         A diverging panel: rows are layers (the first on top), columns are heads.
+
+    Raises:
+        FigureError: If the contrast is not one of heads.
     """
+    dims = [str(dim) for dim in contrast.effects["estimate"].dims]
+    if set(dims) != {"layer", "head"}:
+        raise FigureError(
+            "a map of heads needs a contrast of heads", where=contrast.title,
+            got=f"dims {', '.join(dims) or '(none)'}", expected="layer, head",
+            fix="contrast over='head'",
+        )  # fmt: skip
     effects = contrast.effects.transpose("layer", "head")
     values = np.asarray(effects["estimate"].values, dtype=np.float64)
     marks = np.asarray(effects["p_adjusted"].values < alpha)
     test = (
-        f"at a family-wise error rate of {alpha:g} (sign flips by {effects.attrs['by']}, "
+        f"at a family-wise error rate of {alpha:g} ({effects.attrs['test']} by {effects.attrs['by']}, "
         f"{effects.attrs['n_units']} {effects.attrs['by']}s)"
     )
     scope = effects.attrs["scope"]
