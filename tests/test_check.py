@@ -13,11 +13,12 @@ from rich.segment import Segment as Piece
 from typer.testing import CliRunner
 
 from attnprobe.cli import app
-from attnprobe.cli.check import marked, printable, role_styles, show_encodings
+from attnprobe.cli.check import role_styles, show_encodings
 from attnprobe.encode import encode
 from attnprobe.errors import RecordError, SelectionError, StoreError
 from attnprobe.models import LoadedModel
 from attnprobe.records import read_records, write_records
+from attnprobe.signs import printable, visible
 from attnprobe.types import Record, Segment
 from attnprobe.workflows import check as checking
 from attnprobe.workflows import costs
@@ -227,7 +228,7 @@ def test_no_two_roles_look_alike_and_the_order_decides():
 
 
 def test_control_characters_never_reach_the_terminal():
-    assert marked("a b\n\t\x1b[31m\u202e") == "a·b↵⇥\\x1b[31m\\u202e"
+    assert visible("a b\n\t\x1b[31m\u202e") == "a·b↵⇥\\x1b[31m\\u202e"
     assert printable("数列 a\x07") == "数列 a\\x07"
     hostile = Record("\x1b]0;x\x07", "a", "x", (Segment("\x1b[2J", "1\x1b[2J"),))
     text = shown(hostile)

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "attnprobe"
 
 SIDES = {
-    "errors": "both", "types": "both",
+    "errors": "both", "signs": "both", "types": "both",
     "records": "data", "tasks": "data", "encode": "data",
     "models": "torch", "attention": "torch", "attribution": "torch", "capturing": "torch",
     "finetune": "torch",

@@ -21,12 +21,12 @@ from attnprobe.cli.models import (
     Uncertified,
 )
 from attnprobe.cli.runs import quiet_libraries
+from attnprobe.signs import printable, visible
 
 if TYPE_CHECKING:
     from attnprobe.types import Encoding
     from attnprobe.workflows.check import CheckReport
 
-_MARKS = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
 _BORDER = "│"
 _PALETTE = ("#a6cee3", "#fdbf6f", "#b2df8a", "#fb9a99", "#cab2d6", "#ffff99", "#8dd3c7", "#fccde5")
 _QUIET = {"template": "#d9d9d9", "special": "#bdbdbd", "unparsed": "#969696"}
@@ -159,16 +159,6 @@ def role_styles(roles: Iterable[str]) -> dict[str, Style]:
     return styles
 
 
-def printable(text: str) -> str:
-    """Make control characters visible, so that no dataset sends commands to the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def marked(text: str) -> str:
-    """Make every character of a token visible, spaces and line breaks included."""
-    return printable("".join(_MARKS.get(c, c) for c in text))
-
-
 def _tokens(
     encoding: "Encoding", start: int, stop: int, styles: Mapping[str, Style] | None
 ) -> Text:
@@ -183,7 +173,7 @@ def _tokens(
         for index in range(span.start, span.stop):
             if index > span.start:
                 text.append(_BORDER, style)
-            text.append(marked(encoding.texts[index]), style)
+            text.append(visible(encoding.texts[index]), style)
             if "\n" in encoding.texts[index]:
                 text.append("\n")
     text.rstrip()

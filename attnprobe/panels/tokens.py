@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from attnprobe.errors import FigureError
+from attnprobe.signs import visible
 from attnprobe.types import Encoding, Span
 
 LONGEST_LABEL = 12
 """Glyphs of a label, Chinese ones counted twice, beyond which its middle is left out."""
-_MARKS = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
 _PART = re.compile(r"(?s)(?P<text>.+)\[(?P<part>\d+)/(?P<of>\d+)\]")
 
 
@@ -108,12 +108,6 @@ def token_labels(
         labels.append(TokenLabel(start, stop, words))
         start = stop
     return tuple(labels)
-
-
-def visible(text: str) -> str:
-    """Give spaces, line breaks and control characters a sign that can be seen."""
-    marked = (_MARKS.get(sign, sign) for sign in text)
-    return "".join(s if s.isprintable() else s.encode("unicode_escape").decode() for s in marked)
 
 
 def shortened(text: str, longest: int = LONGEST_LABEL) -> str:

@@ -9,7 +9,8 @@ from jaxtyping import Float32, Int
 
 from attnprobe.errors import MeasureError, SelectionError, nearest
 from attnprobe.panels.maps import heading
-from attnprobe.panels.tokens import shortened, visible
+from attnprobe.panels.tokens import shortened
+from attnprobe.signs import visible
 
 VIEWS = {"head": "bertviz head view", "model": "bertviz model view"}
 """The views there are, and the script that draws each."""
