@@ -2,6 +2,7 @@
 
     python scripts/bench_attribution.py [--prompt 200] [--target 100] [--spans 8] [--rounds 1]
     python scripts/bench_attribution.py --planted
+    python scripts/bench_attribution.py --complete
 
 SmolLM2-135M-Instruct, float32, one thread, CPU time of the process. Captum's LLMGradientAttribution
 over LayerGradientXActivation runs a forward and a backward pass for each target token; attnprobe's
@@ -11,6 +12,10 @@ shown. Let nothing else run meanwhile.
 
 `--planted` runs every method on the hand-wired models of `tests/planted.py` and prints the share of
 sequences in which its largest score is on the planted source.
+
+`--complete` prints how far the scores of integrated gradients are from summing to what is gained
+over the baseline, by the number of points and by baseline: evenly spread points against parts of
+the way that are halved where they miss something.
 """
 
 import argparse
@@ -94,6 +99,41 @@ def time_all(options: argparse.Namespace) -> None:
         print(f"{name}: {statistics.median(values):.3f} of Captum's ({low:.3f} to {high:.3f})")
 
 
+def off(loaded: LoadedModel, ids: list[int], **params: Any) -> tuple[float, int]:
+    """Return the worst share of a step's gain that is missed or too much, and the points used."""
+    from attnprobe.attribution import paths
+
+    n_points = 0
+    along = paths.along
+
+    def counted(prediction: Any, vectors: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+        nonlocal n_points
+        n_points += len(vectors)
+        return along(prediction, vectors, directions)
+
+    paths.along = counted
+    try:
+        found = attribute(loaded.model, ids, len(ids) - 2, "integrated_gradients", **params)
+    finally:
+        paths.along = along
+    gain = np.nansum(found.scores, 1) - found.delta
+    return float((np.abs(found.delta) / np.maximum(np.abs(gain), 0.1)).max()), n_points
+
+
+def complete() -> None:
+    """Print errors of integrated gradients against points."""
+    loaded = load_model("smollm2-135m-instruct", device="cpu", dtype="float32")
+    tokenizer = loaded.tokenizer
+    ids = tokenizer("The capital of France is Paris, and that of Japan is Tokyo.").input_ids
+    space, end = tokenizer(" ").input_ids[0], tokenizer.eos_token_id
+    for name, baseline in {"mean": "mean", "zero": "zero", "space": space, "end": end}.items():
+        for points in (16, 64, 256, 512):
+            missed, _ = off(loaded, ids, baseline=baseline, points=points, max_points=points)
+            print(f"{name:6s} {points:5d} even points: off by {missed:7.1%}", flush=True)
+        missed, used = off(loaded, ids, baseline=baseline)
+        print(f"{name:6s} {used:5d} points where needed: off by {missed:7.1%}", flush=True)
+
+
 def point() -> None:
     """Print pointing accuracy on planted truth."""
     sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -112,10 +152,13 @@ def main() -> None:
     parser.add_argument("--spans", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--planted", action="store_true")
+    parser.add_argument("--complete", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.planted:
         point()
+    elif options.complete:
+        complete()
     else:
         time_all(options)
 

@@ -371,3 +371,16 @@ def test_parts_of_a_long_target_change_nothing(name, target):
     assert len(found) == len(whole) == 30
     for one, other in zip(found, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+
+
+@pytest.mark.smollm2
+def test_integrated_gradients_are_complete_on_a_real_model(smollm2):
+    """Which jumps on its way from the baseline: as many points, evenly spread, miss that."""
+    ids = smollm2.tokenizer("The capital of France is Paris").input_ids
+    method = "integrated_gradients"
+    found = attribute(smollm2.model, ids, len(ids) - 1, method)
+    gain = np.nansum(found.scores, 1) - found.delta
+    assert abs(gain[0]) > 1
+    assert abs(found.delta[0]) <= 0.01 * abs(gain[0])
+    even = attribute(smollm2.model, ids, len(ids) - 1, method, points=64, max_points=64)
+    assert abs(even.delta[0]) > 0.05 * abs(gain[0])

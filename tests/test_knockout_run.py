@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from attnprobe.cli import app
 from attnprobe.contrasts import Outcomes, changes, read_changes
+from attnprobe.contrasts.interventions import BEYOND
 from attnprobe.errors import AttnprobeError, ContrastError, SelectionError
 from attnprobe.figures import draw
 from attnprobe.models import LoadedModel
@@ -18,6 +19,7 @@ from attnprobe.panels import change_panels
 from attnprobe.records import write_records
 from attnprobe.store import open_run
 from attnprobe.types import Segment
+from attnprobe.workflows.cuts import edges_between, random_edges
 from attnprobe.workflows.extract import ExtractSettings, extract
 from attnprobe.workflows.knockout import KnockoutSettings, knockout_changes
 from attnprobe.workflows.reloading import reload_model
@@ -50,8 +52,8 @@ def spans(encoding, role):
 
 
 @torch.no_grad()
-def by_hand(encoding):
-    """Log-probability of the answer when it cannot look at the history, in float64."""
+def by_hand(encoding, keys=None):
+    """Log-probability of the answer when it cannot look at the history (or keys), in float64."""
     model = tiny_llama().double()
     model.set_attn_implementation("eager")
     ids = torch.from_numpy(encoding.ids.astype(np.int64))[None]
@@ -62,7 +64,7 @@ def by_hand(encoding):
     found = []
     for cut in (False, True):
         if cut:
-            allowed[start - 1 : stop - 1, first:last] = False
+            allowed[start - 1 : stop - 1, keys or range(first, last)] = False
         mask = torch.zeros(1, 1, length, length, dtype=torch.float64)
         logits = model(ids, attention_mask=mask.masked_fill(~allowed, -torch.inf)).logits[0]
         probs = logits.log_softmax(-1)
@@ -88,6 +90,73 @@ def test_changes_are_those_of_an_explicit_mask(run):
         assert cell["low"] < np.mean(tasks) < cell["high"]
         assert int(cell["n_items"]) == 12
     assert found.styles == ("coarse", "stepwise")
+
+
+def test_random_cuts_take_as_many_other_keys_from_the_same_queries(run):
+    drawn = set()
+    for record_id in run.records.index:
+        encoding = run.encoding(record_id)
+        edges = edges_between(encoding, "answer", "history", (1,))
+        ((start, stop),) = spans(encoding, "answer")
+        ((first, last),) = spans(encoding, "history")
+        cut = random_edges(encoding, edges, np.random.default_rng(0))
+        if cut is None:  # step-by-step prompts are short
+            assert record_id.endswith("stepwise")
+            assert len({*range(4, start - 1)} - {*range(first, last)}) < last - first
+            continue
+        keys = {edge.keys[0] for edge in cut}
+        assert len(cut) == len(keys) == last - first
+        assert all(edge.queries == (start - 1, stop - 1) for edge in cut)
+        assert all(edge.layers == (1,) and edge.keys[1] == edge.keys[0] + 1 for edge in cut)
+        assert not keys & {*range(first, last), *encoding.sinks}
+        assert max(keys) < start - 1
+        drawn.add(tuple(sorted(keys)))
+    assert len(drawn) > 1
+    coarse = run.encoding("item-000/coarse")
+    many = edges_between(coarse, "answer", "instruction", None)
+    assert random_edges(coarse, many, np.random.default_rng(0)) is None
+    assert random_edges(coarse, [], np.random.default_rng(0)) == []
+
+
+def test_a_cut_is_held_against_random_ones(run):
+    settings = KnockoutSettings(by="item", n_random=2, records=6)
+    result = knockout_changes(run, settings)
+    cell = result.effects[BEYOND].sel(window="all", span="history")
+    for style in cell["style"].values:
+        own = run.records[run.records["style"] == style].index[:6]
+        cut, control = [], []
+        for record_id in own:
+            encoding = run.encoding(record_id)
+            edges = edges_between(encoding, "answer", "history", None)
+            rng = np.random.default_rng([0, 0, *record_id.encode()])
+            drawn = [random_edges(encoding, edges, rng) for _ in range(2)]
+            keys = [[edge.keys[0] for edge in one] for one in drawn]
+            cut.append(by_hand(encoding)[1])
+            control.append(np.mean([by_hand(encoding, one)[1] for one in keys]))
+        found = cell.sel(style=style)
+        assert float(found["before"]) == pytest.approx(np.mean(control), abs=1e-4)
+        expected = np.mean(np.subtract(cut, control))
+        assert float(found["estimate"]) == pytest.approx(expected, abs=1e-4)
+        assert float(found["low"]) <= expected <= float(found["high"])
+    assert "coarse" in cell["style"].values
+    if "stepwise" not in cell["style"].values:
+        assert result.settings["no_control"][0].startswith("style 'stepwise': ")
+
+
+def test_where_there_are_too_few_other_keys_there_is_no_control(run):
+    some = knockout_changes(run, KnockoutSettings(keys=("history", "instruction"), by="item"))
+    cells = some.effects[BEYOND]["estimate"].sel(window="all")
+    assert np.isnan(float(cells.sel(style="coarse", span="instruction")))
+    assert np.isfinite(float(cells.sel(style="coarse", span="history")))
+    assert some.effects["log_prob"]["estimate"].notnull().all()
+    none = knockout_changes(run, KnockoutSettings(query="history", keys=("instruction",)))
+    assert list(none.effects) == ["log_prob"]
+    assert none.settings["no_control"][0].startswith(
+        "no record has what should be changed; got 24 "
+    )
+    without = knockout_changes(run, KnockoutSettings(n_random=0))
+    assert list(without.effects) == ["log_prob"]
+    assert "no_control" not in without.settings
 
 
 def test_the_stored_log_probabilities_are_those_before(run):
@@ -146,7 +215,7 @@ def test_the_pass_rate_is_that_of_what_is_written(folder, tmp_path):
 
 
 def test_tables_and_files_say_the_same(run, tmp_path):
-    found = knockout_changes(run, KnockoutSettings(keys=("history", "instruction")))
+    found = knockout_changes(run, KnockoutSettings(keys=("history", "instruction"), n_random=0))
     rows = found.to_table()
     assert [(row["style"], row["keys"]) for row in rows] == [
         (style, key) for style in ("coarse", "stepwise") for key in ("history", "instruction")
@@ -236,6 +305,7 @@ def test_errors_name_record_role_and_remedy(run):
     )
     assert "record 'item-000/coarse'" in told(layers=(9,))
     assert told(keys=("*",)).startswith("record 'item-000/coarse', layer 0, every head, example ")
+    assert told(n_random=-1) == "--random: too small; got -1, expected ≥ 0."
     assert told(window=0) == "--window: too small; got 0, expected ≥ 1."
     assert "6 items" not in told(records=2)
     assert "style 'coarse'" in told(records=2)
@@ -260,8 +330,13 @@ def test_the_command_prints_saves_and_draws(folder, tmp_path):
     assert "attention from answer cut" in done.stdout
     drawn = invoke("plot", "knockout", out, "-o", tmp_path / "fig.svg")
     assert drawn.exit_code == 0, drawn.stderr
+    args = ("plot", "knockout", out, "--outcome", "beyond_random", "-o", tmp_path / "more.svg")
+    drawn = invoke(*args)
+    assert drawn.exit_code == 0, drawn.stderr
+    assert "beyond that of random cuts" in (tmp_path / "more.svg").read_text()
+    assert "attention from answer cut: beyond random" in done.stdout
     assert "0-1" in (tmp_path / "fig.svg").read_text()
-    alone = invoke("knockout", folder / "run", "--layers", "1-2", "--json")
+    alone = invoke("knockout", folder / "run", "--layers", "1-2", "--random", 0, "--json")
     (row, *_) = json.loads(alone.stdout)["changes"]
     assert (row["layers"], row["keys"]) == ("1-2", "history")
 

@@ -126,6 +126,7 @@ def changes(
     n_bootstrap: int = 2000,
     settings: Mapping[str, Any] | None = None,
     axes: tuple[str, str, str] = KNOCKOUT_AXES,
+    lenient: bool = False,
 ) -> Changes:
     """Estimate what interventions change, style by style.
 
@@ -140,27 +141,34 @@ def changes(
         n_bootstrap: Resamples of the intervals.
         settings: What was asked for, to be kept with the result.
         axes: What windows, spans and outcomes are called in tables.
+        lenient: Leave styles out that have too few tasks or items; `settings["left_out"]` tells
+            why.
 
     Returns:
         The changes.
 
     Raises:
-        ContrastError: If a style has too few tasks or items for the claim.
+        ContrastError: If a style has too few tasks or items for the claim; if lenient, every one.
     """
+    left_out: list[str] = []
+
+    def of_styles(one: Outcomes) -> list[xr.Dataset]:
+        found: list[xr.Dataset] = []
+        for style in (styles := _styles_with_values(one, everyone)):
+            try:
+                found.append(_of_style(one, style, by, rng, n_bootstrap))
+            except ContrastError as error:
+                if not lenient or (style == styles[-1] and not found):
+                    raise
+                left_out.append(str(error))
+        return found
+
     everyone = sorted({style for one in outcomes.values() for style in one.styles})
-    effects = {
-        name: xr.concat(
-            [
-                _of_style(one, style, by, rng, n_bootstrap)
-                for style in _styles_with_values(one, everyone)
-            ],
-            dim="style",
-        )
-        for name, one in outcomes.items()
-    }
+    effects = {name: xr.concat(of_styles(one), dim="style") for name, one in outcomes.items()}
     told = {str(style) for found in effects.values() for style in found["style"].values}
     without = [style for style in everyone if style not in told]
     stated = {"by": by, "rng": rng, "n_bootstrap": n_bootstrap, "without": without}
+    stated |= {"left_out": left_out} if left_out else {}
     return Changes(effects, title, {**(settings or {}), **stated}, axes)
 
 

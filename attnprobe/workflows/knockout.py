@@ -148,11 +148,13 @@ def knockout_changes(
     after = np.where(np.isnan(control.reshape(cut.shape)), np.nan, cut)
     try:
         beyond = changes(
-            {BEYOND: outcomes(control.reshape(cut.shape), after)}, title, settings=told, **how
+            {BEYOND: outcomes(control.reshape(cut.shape), after)}, title, lenient=True, **how
         )
     except ContrastError as error:
-        return replace(done, settings={**done.settings, "no_control": str(error)})
-    return replace(done, effects={**done.effects, **beyond.effects})
+        return replace(done, settings={**done.settings, "no_control": [str(error)]})
+    why = {"no_control": left_out} if (left_out := beyond.settings.get("left_out")) else {}
+    effects = {**done.effects, **beyond.effects}
+    return replace(done, effects=effects, settings={**done.settings, **why})
 
 
 def chosen_records(run: Run, most: int | None) -> list[str]:
