@@ -165,7 +165,7 @@ class _Frame:
             weights[number] = rows[:, seen]
         return HeadView(
             title=heading(encoding),
-            note=_SQUARE if self.is_square else _STEPS,
+            note=_SQUARE if self.is_square else _STEPS + _ROWS_ONLY * ("full" not in run.keep),
             texts=tuple(shortened(visible(text), LONGEST_TOKEN) for text in encoding.texts),
             places=self.places,
             first=self.first,
@@ -181,6 +181,7 @@ _STEPS = (
     "Left: the predicted tokens, each beside itself; its lines show where the model looks while it "
     "predicts it, one token before. Right: the tokens looked at (keys)."
 )
+_ROWS_ONLY = " The run keeps no other rows; one extracted with --keep full has every token's."
 
 
 def _check_lines(frames: Sequence[_Frame], settings: ViewSettings, keep: Sequence[str]) -> None:

@@ -59,9 +59,11 @@ def test_tokens_stand_for_the_rows_that_predict_them():
     assert view.places.tolist() == [6, 7, 8, 9]
     assert view.last.tolist() == [5, 6, 7, 8]
     assert "Left: the predicted tokens" in view.note
+    assert "one extracted with --keep full has every token's." in view.note
     whole = square_run()
     (steps,) = head_views(whole, BOTH[:1], ViewSettings(steps_only=True))
     assert steps.places.tolist() == view.places.tolist()
+    assert "--keep" not in steps.note
     expected = whole.held[BOTH[0]][1][..., 5:9, :][..., *np.nonzero(np.tri(4, 10, 5))]
     assert (steps.weights == expected).all()
 

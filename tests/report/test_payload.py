@@ -164,7 +164,7 @@ def test_requests_answer_what_the_methods_do(run, payload):
     assert payload.answer("attention", {"id": record}) == payload.attention(record)
     assert payload.answer("records", {})["id"] == list(run.records.index)
     wrong = {
-        ("heads", ""): "no such piece; got 'heads', did you mean 'head'?",
+        ("heads", ""): "no such piece; got 'heads'; did you mean 'head'?",
         ("head", "layer=1"): "the request lacks 'head'; got layer.",
         ("head", "layer=1&head=x"): "'head' is no number; got 'x', expected such as 3.",
         ("head", "layer=9&head=0"): "layer 9 is not stored; expected 0, 1.",

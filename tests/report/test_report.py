@@ -12,6 +12,7 @@ import pytest
 from attnprobe.contrasts import contrast
 from attnprobe.report import Budget, Findings, Notice, Payload, page_html, write_report
 from attnprobe.report.coding import decoded_rows
+from attnprobe.report.page import embedded
 from attnprobe.store import open_run
 from tests.report.hostile import IMAGE, SCRIPT, make_hostile_run
 from tests.store.builders import make_run
@@ -128,11 +129,11 @@ def test_hovering_over_a_step_colours_what_it_looks_at(watched, report, payload)
         wanted = expected[position] if expected[position] > 0.85 * 0.03 else 0
         assert seen[str(position)] == pytest.approx(wanted, abs=0.01)
     assert "Looks at:" in page.inner_text(".step-info >> nth=0")
-    assert "log-probability -1.25 nat" in page.inner_text(".step-info >> nth=0")
+    assert "log-probability −1.25 nat" in page.inner_text(".step-info >> nth=0")
     # the text of the record, and nothing but its text
     assert SCRIPT.strip() in page.inner_text(".side >> nth=0")
     assert IMAGE.strip() in page.inner_text(".side >> nth=0")
-    assert page.locator(".side img, .side script, .side b").count() == 0
+    assert page.locator(".tokens img, .tokens script, .tokens b").count() == 0
     # pinned, it stays; the arrow keys go on; the other style stands beside it
     token.click()
     page.mouse.move(5, 5)
@@ -216,8 +217,14 @@ def test_language_theme_downloads_and_links(watched, report, payload):
     unhurt(watched, report)
 
 
-def test_what_is_thinned_is_named_and_the_rest_works(watched, payload, tmp_path):
-    small = Budget(tables=6_000, maps=9_000, strong_heads=1, examples=1, every_pairs=1)
+def test_what_is_thinned_is_named_and_the_rest_works(watched, payload, tmp_path, monkeypatch):
+    for share in ("RECORDS_SHARE", "HEADS_SHARE"):
+        monkeypatch.setattr(f"attnprobe.report.writing.{share}", 1.0)
+    heads = {f"{layer}.{head}": piece for (layer, head), piece in payload.heads().items()}
+    texts = {name: payload.record(name) for name in payload.run.records.index}
+    sizes = [len(embedded("", piece)) for piece in (payload.records(), heads, texts)]
+    tables = sizes[0] + sizes[1] + sizes[2] * 3 // 4
+    small = Budget(tables=tables, maps=9_000, strong_heads=1, examples=1, every_pairs=1)
     report = write_report(payload, tmp_path / "small.html", small)
     page = opened(watched, report, "#lang=en")
     thinned = page.inner_text("#thinned")
@@ -225,13 +232,15 @@ def test_what_is_thinned_is_named_and_the_rest_works(watched, payload, tmp_path)
         r"Token maps: the mean over heads of \d+ of 24 records, all heads of \d", thinned
     )
     assert re.search(r"Texts: \d+ of 24 records", thinned)
-    assert "attnprobe view shows all" in page.inner_text("#text")
     missing = page.evaluate(
         """async () => [...document.querySelectorAll('#table button')].at(-1).textContent"""
     )
     page.locator("#table button", has_text=missing).click()
     page.wait_for_selector(f'body[data-record="{missing}"]')
-    assert "is not in this report, for its size" in page.inner_text("#sides")
+    said = page.inner_text("#sides")
+    assert (
+        f"The text of {missing} is not in this report, for its size; attnprobe view shows" in said
+    )
     unhurt(watched, report)
 
 

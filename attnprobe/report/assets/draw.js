@@ -13,8 +13,8 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 const numbersIn = (rows) => rows.flat().filter((value) => value !== null);
 const reachOf = (...grids) => Math.max(0, ...grids.flatMap((grid) => numbersIn(grid).map(Math.abs))) || 1;
 const show = (value, digits = 3) =>
-  value === null || value === undefined ? "–" : Number(value).toPrecision(digits).replace(/\.?0+($|e)/, "$1");
-const signed = (value) => (value > 0 ? "+" : "") + show(value).replace("-", "−");
+  value === null || value === undefined ? "–" : Number(Number(value).toPrecision(digits)).toString().replaceAll("-", "−");
+const signed = (value) => (value > 0 ? "+" : "") + show(value);
 
 // The middle of a long name is left out.
 const shortened = (text, longest = 18) =>
@@ -81,22 +81,27 @@ function drawGrid(element, overview, view, selected, words) {
     grid.effects.p_adjusted.forEach((cells, row) =>
       cells.forEach((p, column) => { if (p !== null && p < contrast.alpha) marked.push([row, column]); }));
   }
-  const size = Math.max(11, Math.min(28, 420 / grid.layers.length, 620 / grid.heads.length));
+  const size = Math.max(11, Math.min(40, 480 / grid.layers.length, 620 / grid.heads.length));
   const points = (places, marker) => ({
     type: "scatter", mode: "markers", hoverinfo: "skip",
     x: places.map(([, column]) => column), y: places.map(([row]) => row), marker,
   });
   traces.push(points(marked, { size: size / 4, color: isDark() ? "#ffffff" : "#111111" }));
-  const at = [grid.layers.indexOf(selected[0]), grid.heads.indexOf(selected[1])];
-  traces.push(points(at.includes(-1) ? [] : [at], {
-    symbol: "square-open", size: size * 0.95, color: css("--weight") && `rgb(${css("--weight")})`, line: { width: 3 },
-  }));
   return Plotly.react(element, traces, layoutOf({
+    shapes: frameOf(grid, selected),
     height: Math.round(size * grid.layers.length + 70),
     xaxis: { title: { text: words.head, standoff: 6 }, ...ticksOf(grid.heads, 18), range: [-0.5, grid.heads.length - 0.5], showgrid: false, zeroline: false, fixedrange: true },
     yaxis: { title: { text: words.layer, standoff: 6 }, ...ticksOf(grid.layers, 18), range: [grid.layers.length - 0.5, -0.5], showgrid: false, zeroline: false, fixedrange: true },
   }), CONFIG);
 }
+
+// The frame around the chosen head.
+function frameOf(grid, [layer, head]) {
+  const [row, column] = [grid.layers.indexOf(layer), grid.heads.indexOf(head)];
+  if (row < 0 || column < 0) return [];
+  return [{ type: "rect", x0: column - 0.5, x1: column + 0.5, y0: row - 0.5, y1: row + 0.5, line: { color: `rgb(${css("--weight")})`, width: 3 } }];
+}
+const moveFrame = (element, grid, selected) => Plotly.relayout(element, { shapes: frameOf(grid, selected) });
 
 // Rows and columns that have a value in any style.
 function filled(segments) {
@@ -132,7 +137,7 @@ function drawSegments(element, segments, styles, words) {
     const domain_x = stacked ? [0, 1] : columnsOf[i];
     const domain_y = stacked ? [first - height / inner, first] : [0, 1];
     layout[`xaxis${i ? i + 1 : ""}`] = { domain: domain_x, anchor: axis_y, ...ticksOf(keys.map((k) => shortened(k)), 40), range: [-0.5, keys.length - 0.5], tickangle: -45, showgrid: false, zeroline: false, fixedrange: true };
-    layout[`yaxis${i ? i + 1 : ""}`] = { domain: domain_y.map((at) => Math.max(0, Math.min(1, at))), anchor: axis_x, ...ticksOf(queries.map((q) => shortened(q)), 60), range: [cells - 0.5, -0.5], showticklabels: stacked || i === 0, showgrid: false, zeroline: false, fixedrange: true };
+    layout[`yaxis${i ? i + 1 : ""}`] = { domain: domain_y.map((at) => Math.max(0, Math.min(1, at))), anchor: axis_x, ...ticksOf(queries.map((q) => shortened(q)), 60), range: [cells - 0.5, -0.5], showticklabels: stacked || i === 0, ticks: stacked || i === 0 ? "outside" : "", showgrid: false, zeroline: false, fixedrange: true };
     layout.annotations.push({ text: `<b>${escaped(names[i])}</b>`, x: domain_x[0], y: Math.min(1, domain_y[1]), xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false });
     const reach = isDifference ? reachOf(values) : reachOf(...grids);
     const colours = coloursOf(isDifference || isSigned, reach, escaped(`${segments.measure} (${segments.unit})`));
@@ -145,6 +150,13 @@ function drawSegments(element, segments, styles, words) {
     };
   });
   return Plotly.react(element, traces, layout, CONFIG);
+}
+
+// A decade holds few labels; several decades need no more than one each.
+function logTicks(profile) {
+  const above = numbersIn(profile.styles).filter((value) => value > 0);
+  const decades = Math.log10(Math.max(...above) / Math.min(...above));
+  return decades > 2.5 ? { dtick: 1, exponentformat: "power" } : { dtick: "D2", tickformat: "~g" };
 }
 
 const binName = ([first, last]) => (first === last ? String(first) : `${first}–${last}`);
@@ -161,7 +173,7 @@ function drawProfile(element, profile, styles, words) {
     height: 250, showlegend: styles.length > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
     plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 64, r: 10, t: 26, b: 50 },
     xaxis: { type: "category", title: { text: words.distance, standoff: 6 }, fixedrange: true, gridcolor: css("--line"), tickfont: { size: 10 } },
-    yaxis: { type: "log", title: { text: words.weight_per_token, standoff: 6 }, fixedrange: true, gridcolor: css("--line"), exponentformat: "power", dtick: 1 },
+    yaxis: { type: "log", title: { text: words.weight_per_token, standoff: 6 }, fixedrange: true, gridcolor: css("--line"), ...logTicks(profile) },
   }), CONFIG);
 }
 

@@ -169,7 +169,8 @@ async function selectHead(layer, head) {
   if (mine !== order) return; // another head was chosen meanwhile
   current = piece;
   fillHeadFacts(layer, head);
-  await Promise.all([redrawGrid(), drawHead(piece)]);
+  const { grid } = overview;
+  await Promise.all([grid && moveFrame(element("grid"), grid, [layer, head]), drawHead(piece)]);
   drawExamples(piece);
   if (sides.length && state.at === "head" && state.by === "attention") await recolour();
   if (mine === order) document.body.dataset.head = `${layer}.${head}`;
@@ -400,6 +401,7 @@ async function redraw() {
   fillFilters();
   drawRecords();
   sides = [];
+  await redrawGrid();
   await selectHead(state.layer, state.head);
   if (state.record !== null) await openRecord(state.record, { keepStep: true });
 }
@@ -451,10 +453,13 @@ async function begin() {
   performance.mark("ready");
 }
 
-// A record of the first style that can be coloured is open from the start.
+// A record of the first style that can be coloured, by the chosen head if possible, is open from the
+// start.
 function firstRecord() {
   const places = records.id.map((_, place) => place).filter((place) => records.style[place] === overview.styles[0]);
-  const best = places.find((place) => maps?.[records.id[place]]) ?? places[0];
+  const attention = (place) => maps?.[records.id[place]]?.attention ?? {};
+  const best = places.find((place) => `${state.layer}.${state.head}` in attention(place))
+    ?? places.find((place) => "mean" in attention(place)) ?? places[0];
   return best === undefined ? null : records.id[best];
 }
 

@@ -25,6 +25,9 @@ class Side {
     this.info = make("div", { className: "step-info", role: "status" });
     this.box = make("div", { className: "tokens", tabIndex: 0, role: "application", "aria-label": `${words.text_label} ${title}` });
     this.element = make("div", { className: "side" }, make("h3", { textContent: title }), this.info, this.box);
+    if (record.generated !== null && record.expected) {
+      this.element.append(make("p", { className: "hint expected", textContent: `${words.expected} ${record.expected.replace(/\n/g, " ↵ ")}` }));
+    }
     this.fill();
     this.listen();
     this.idle();
