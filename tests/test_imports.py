@@ -48,7 +48,8 @@ KNOWN_HEAVY = {
     "matplotlib", "bertviz", "sklearn", "datasets",
 }  # fmt: skip
 LIGHT = {
-    "torch", "transformers", "captum", "bertviz", "matplotlib", "xarray", "pandas", "scipy", "h5py"
+    "torch", "transformers", "captum", "bertviz", "matplotlib", "xarray", "pandas", "scipy", "h5py",
+    "plotly", "starlette", "uvicorn",
 }  # fmt: skip
 
 FILES = sorted(PACKAGE.rglob("*.py"))
