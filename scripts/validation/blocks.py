@@ -1,5 +1,6 @@
 """What was run so far: a file of blocks of runs, so that a validation that was stopped goes on."""
 
+import ast
 import hashlib
 import json
 import math
@@ -19,12 +20,12 @@ BLOCK = 25
 
 
 def code() -> str:
-    """Hash the sources that the results come from."""
+    """Hash the sources that the results come from, but for comments and layout."""
     here = sorted(Path(__file__).parent.glob("*.py"))
     used = [Path(str(module.__file__)) for module in (flips, labels, arrays, influence, profiles)]
     sources = [path for path in here if path.name not in ("blocks.py", "page.py")] + used
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
-    return digest.hexdigest()[:12]
+    parsed = [ast.dump(ast.parse(path.read_text(encoding="utf-8"))) for path in sources]
+    return hashlib.sha256("".join(parsed).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
