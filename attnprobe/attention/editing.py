@@ -20,6 +20,7 @@ from attnprobe.attention.announcing import announced_passes
 from attnprobe.attention.calls import SELF, Place
 from attnprobe.attention.carriers import Carriers
 from attnprobe.attention.edits import Editor, Window, check_rows_left, without
+from attnprobe.attention.functions import FUSED, MULTI_HEAD, SOFTMAX
 from attnprobe.attention.fused import fused_call
 from attnprobe.attention.multihead import opened
 from attnprobe.attention.passes import layout_of
@@ -29,11 +30,6 @@ from attnprobe.attention.shapes import Expected, Shape, product_shape, weights_s
 from attnprobe.attention.survey import INTERFACE, Survey
 from attnprobe.errors import ModelError, SelectionError
 
-SOFTMAX = {
-    torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax,
-}  # fmt: skip
-FUSED = torch.nn.functional.scaled_dot_product_attention
-MULTI_HEAD = torch.nn.functional.multi_head_attention_forward
 _AMBIGUOUS = "run one example at a time, or change all heads and examples alike"
 
 

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from attnprobe.attention.calls import Place, WeighedCall
 from attnprobe.attention.carriers import Carriers
 from attnprobe.attention.compat import Observer, announced, in_backward
+from attnprobe.attention.functions import FUSED, MULTI_HEAD, SOFTMAX
 from attnprobe.attention.fused import fused_call
 from attnprobe.attention.multihead import opened
 from attnprobe.attention.order import HeadOrder
@@ -27,12 +28,6 @@ from attnprobe.attention.rows import softmax_rows, visible_keys
 from attnprobe.attention.shapes import Expected, product_shape, weights_shape
 from attnprobe.attention.survey import Survey
 from attnprobe.errors import ModelError
-
-_SOFTMAX = {
-    torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax,
-}  # fmt: skip
-_FUSED = torch.nn.functional.scaled_dot_product_attention
-_MULTI_HEAD = torch.nn.functional.multi_head_attention_forward
 
 
 @runtime_checkable
@@ -152,25 +147,19 @@ class _Interceptor(TorchFunctionMode):
         kwargs = kwargs or {}
         place = self._stack[-1] if self._stack else None
         if self._is_busy or place is None or not self._watcher.wants(place):
-            if func is _FUSED and not self._stack and not self._is_busy and not in_backward():
+            if func is FUSED and not self._stack and not self._is_busy and not in_backward():
                 self._refuse_outside()
             return func(*args, **kwargs)
-        if func is _MULTI_HEAD:
-            return self._open(func, args, kwargs)
+        if func is MULTI_HEAD:
+            return opened(self, func, args, kwargs, self._where())
         output = func(*args, **kwargs)
-        if func is _FUSED:
+        if func is FUSED:
             self._take_fused(place, func, args, kwargs, output)
-        elif func in _SOFTMAX:
+        elif func in SOFTMAX:
             self._take_softmax(place, args, kwargs, output)
         elif self._pending or self._orders:
             self._follow(func, args, kwargs, output)
         return output
-
-    def _open(
-        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Any:
-        """Run `F.multi_head_attention_forward` so that what it calls is seen as well."""
-        return opened(self, func, args, kwargs, self._where())
 
     def _take_fused(
         self,

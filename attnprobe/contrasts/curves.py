@@ -77,8 +77,8 @@ def loss_curves(
 
 
 def _row(words: Sequence[str], numbers: Sequence[float]) -> dict[str, Any]:
-    told = dict(zip(_NUMBERS, map(float, numbers), strict=True))
-    return dict(zip(_WORDS, words, strict=True)) | told
+    row: dict[str, Any] = dict(zip(_WORDS, words, strict=True))
+    return row | dict(zip(_NUMBERS, map(float, numbers), strict=True))
 
 
 def read_curves(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:

@@ -62,7 +62,7 @@ def random_edges(
     found: list[Edge] = []
     for queries in dict.fromkeys(edge.queries for edge in edges):
         own = [edge for edge in edges if edge.queries == queries]
-        cut = {at for edge in own for at in range(*edge.keys)}
+        cut = {at for edge in own for at in range(edge.keys[0], edge.keys[1] or encoding.n_tokens)}
         elsewhere = sorted(set(range(1, queries[0])) - cut - set(encoding.sinks))
         if len(elsewhere) < len(cut):
             return None
