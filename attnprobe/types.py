@@ -278,8 +278,8 @@ class Capture:
     step_mass: Masses | None = None
     pooled: Masses | None = None
     value_norms: Float32[np.ndarray, "layer head key"] | None = None
-    """How long the vector is that a head fetches from each key when it pays it all its weight: its
-    value, moved through the output matrix. 0 for virtual tokens whose values were not seen."""
+    """How long the vector is that a head fetches from each key when it pays it all its weight: the
+    key's value, moved through the output matrix."""
     attributions: Mapping[str, Attribution] = field(default_factory=dict)
     """By name of the method."""
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from attnprobe.errors import MeasureError, SelectionError
+from attnprobe.contrasts import contrast
+from attnprobe.errors import ContrastError, MeasureError, SelectionError
 from attnprobe.measures import (
     HEAD_ROLES,
     MEASURES,
@@ -22,6 +23,7 @@ from attnprobe.measures import (
 from attnprobe.measures.influence import total_enrichment, total_influence
 from attnprobe.measures.rows import content_distance, content_entropy, distance, entropy
 from attnprobe.measures.sinks import is_delimiter, measured_sink_mass
+from attnprobe.panels import segment_panels
 from attnprobe.store import open_run
 from attnprobe.types import Attribution, Rows
 from tests.store.builders import (
@@ -182,7 +184,7 @@ def test_total_enrichment_is_0_where_every_step_is_even_and_leaves_sinks_out():
 @pytest.mark.parametrize(
     ("text", "yes"),
     [("\n", True), (".", True), (" ,", True), ("。", True), ("\n\n", True), (" ", False),
-     ("3", False), ("a.", False), ("+", False), ("", False)],
+     ("3", False), ("a.", False), ("-", False), (" -", False), ("+", False), ("", False)],
 )  # fmt: skip
 def test_delimiters_are_punctuation_and_line_breaks(text, yes):
     assert is_delimiter(text) is yes
@@ -385,11 +387,10 @@ def test_rows_of_a_full_run_are_those_of_its_steps(full_run):
 # --- attributions -------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def credited(tmp_path_factory):
-    """A run with the attribution of one method."""
+def credited_run(path, tasks):
+    """Write a run with the attribution of one method."""
     captures = []
-    for capture in make_captures(tasks=2, items_per_task=1):
+    for capture in make_captures(tasks=tasks, items_per_task=1):
         encoding = capture.encoding
         rng = np.random.default_rng(encoding.n_tokens)
         scores = rng.normal(size=(encoding.n_steps, encoding.n_tokens)).astype(np.float32)
@@ -399,13 +400,17 @@ def credited(tmp_path_factory):
         scores[~sources_] = np.nan
         found = Attribution(scores, np.full(encoding.n_steps, np.nan, np.float32), "saliency")
         captures.append(dataclasses.replace(capture, attributions={"saliency": found}))
-    path = tmp_path_factory.mktemp("credited") / "run"
     settings = {
         "attribute": ["saliency"],
         "attribute_params": {"saliency": {"target": "logprob", "unit": "nat"}},
     }
     write_missing(open_writer(path, captures, settings=settings), captures)
-    with open_run(path) as opened:
+    return path
+
+
+@pytest.fixture(scope="module")
+def credited(tmp_path_factory):
+    with open_run(credited_run(tmp_path_factory.mktemp("credited") / "run", 2)) as opened:
         yield opened
 
 
@@ -458,3 +463,48 @@ def test_measures_may_be_given_themselves(run):
     assert measure(run, own, query="answer").values == pytest.approx(
         measure(run, "entropy", query="answer").values
     )
+
+
+# --- contrasts ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def six_tasks(tmp_path_factory):
+    """A run of six tasks, with an attribution."""
+    return credited_run(tmp_path_factory.mktemp("six") / "run", 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "n_cells"),
+    [("total_influence", "probability", 6), ("entropy", "bits", 6),
+     ("previous_token", "probability", 6), ("attribution:saliency", "nat", 1),
+     ("attribution_share", "share", 1)],
+)  # fmt: skip
+def test_measures_can_be_contrasted(six_tasks, name, unit, n_cells):
+    with open_run(six_tasks) as run:
+        found = contrast(run, a="coarse", b="stepwise", measure=name, n_flips=64, n_bootstrap=20)
+        assert found.unit == unit
+        assert found.effects["estimate"].size == n_cells
+        values = by_head(measure(run, name, query="answer", key="history"))
+    means = values.groupby("style").mean("record", skipna=True)
+    difference = means.sel(style="coarse") - means.sel(style="stepwise")
+    by_hand = found.effects["estimate"].values.ravel()
+    assert by_hand == pytest.approx(difference.values.ravel(), abs=1e-4)
+
+
+def test_segments_of_measures_without_heads_can_be_drawn(six_tasks):
+    with open_run(six_tasks) as run:
+        first, second, change = segment_panels(run, "coarse", "stepwise", "attribution")
+        assert first.unit == "nat"
+        assert first.note.startswith("Mean over 6 items in both styles.")
+        place = change.rows.index("answer"), change.columns.index("history")
+        found = contrast(run, a="coarse", b="stepwise", measure="attribution", n_flips=64)
+    wanted = found.effects["estimate"].item()
+    assert change.values[place] == pytest.approx(wanted, abs=1e-4)
+    assert first.values[place] - second.values[place] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_contrast_says_why_nothing_is_beyond_recency(six_tasks):
+    with open_run(six_tasks) as run, pytest.raises(ContrastError) as caught:
+        contrast(run, a="coarse", b="stepwise", measure="enrichment_beyond_recency")
+    assert "take a profile of neutral text (`beyond_profile`)" in str(caught.value)

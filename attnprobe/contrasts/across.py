@@ -113,7 +113,7 @@ def contrast_runs(
         measure=measure,
         query=question.query,
         key=question.key,
-        unit=unit_of(measure, scale),
+        unit=unit_of(measure, scale, read[0]),
         n_pairs=len(found.pairs.items),
         dropped=found.pairs.dropped,
         settings=settings,
@@ -150,7 +150,7 @@ def _read(
 ) -> xr.DataArray:
     values = read_answers(run, styles, question, ids).values
     if absent := lacking(values, styles, question):
-        raise role_fault(run, styles, question.path, " and ".join(absent))
+        raise role_fault(run, styles, question, " and ".join(absent))
     return values
 
 

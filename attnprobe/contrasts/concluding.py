@@ -93,6 +93,11 @@ def numbers_of(inference: Inference) -> dict[str, str | int | float]:
     }  # fmt: skip
 
 
-def unit_of(measure: str, scale: str) -> str:
-    """Name the unit of differences: a log-ratio is in bits, whatever it is of."""
-    return "bits" if scale == "log-ratio" else find_measure(measure).unit
+def unit_of(measure: str, scale: str, values: xr.DataArray) -> str:
+    """Name the unit of differences: a log-ratio is in bits, whatever it is of.
+
+    That of an attribution is the run's, and stands with the values.
+    """
+    if scale == "log-ratio":
+        return "bits"
+    return find_measure(measure).unit or str(values.attrs.get("units", ""))

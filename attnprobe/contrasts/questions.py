@@ -112,7 +112,7 @@ def read_answers(
     except MeasureError as fault:
         if "is undefined in all" not in fault.what:
             raise
-        raise role_fault(run, styles, question.path, " and ".join(styles)) from fault
+        raise role_fault(run, styles, question, " and ".join(styles)) from fault
     everywhere = set.union(*keys) - NO_TEXT
     unshared = {
         style: sort_roles(own & everywhere - set.intersection(*keys))
@@ -132,7 +132,7 @@ def lacking(values: xr.DataArray, styles: Sequence[str], question: Question) -> 
     return found
 
 
-def role_fault(run: Any, styles: Sequence[str], where: str, absent: str) -> ContrastError:
+def role_fault(run: Any, styles: Sequence[str], question: Question, absent: str) -> ContrastError:
     """Word that a role is missing, and which roles there are."""
     roles = roles_by_style(run)
     listed = "; ".join(
@@ -142,9 +142,10 @@ def role_fault(run: Any, styles: Sequence[str], where: str, absent: str) -> Cont
     )
     return ContrastError(
         f"nothing to compare in {absent}, for lack of a role or of a visible key",
-        where=where,
+        where=question.path,
         got=listed,
         expected="roles that both styles have, the key before the query",
+        fix=find_measure(question.measure).where_undefined or None,
     )
 
 

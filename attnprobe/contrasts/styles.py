@@ -106,7 +106,7 @@ def contrast(
         measure=measure,
         query=question.query,
         key=question.key,
-        unit=unit_of(measure, scale),
+        unit=unit_of(measure, scale, values),
         n_pairs=len(found.pairs.items),
         dropped=found.pairs.dropped,
         settings=settings,
@@ -139,7 +139,7 @@ def _values(
     has = next((style for style in styles if style not in absent), None)
     if has is None or other is not None or not _only_key_is_lacking(run, absent[0], question):
         source = run if other is None or absent[0] == styles[0] else other
-        raise role_fault(source, absent if other is not None else styles, question.path,
+        raise role_fault(source, absent if other is not None else styles, question,
                          " and ".join(absent))  # fmt: skip
     values = with_filler(run, values, question, has, absent[0], filler)
     return values, refusals(answers), absent[0]

@@ -63,7 +63,8 @@ def fit_profile(
         f, of each head and bin, with mean 1 over the bins that have keys; NaN where no row sees a
         key. Between two such bins it is interpolated, on logarithmic scales of both.
     """
-    counts, seen = n_keys.astype(np.float64), n_keys.any(0)
+    counts = n_keys.astype(np.float64)
+    seen: np.ndarray = np.any(counts > 0, axis=0)
     drawn, paid = drawn.astype(np.float64).T * seen[:, None], paid.astype(np.float64)
     f = np.nan_to_num(divide(drawn, counts.T @ paid))
     for _ in range(MAX_ROUNDS):

@@ -53,6 +53,8 @@ class Measure:
     across: Callable[[Iterable[Any]], Iterator[np.ndarray]] | None = None
     """In place of `per_step`, where a record's values depend on the others: takes all records, and
     yields the values of each in turn."""
+    where_undefined: str = ""
+    """What to do where it is undefined everywhere though the roles are there, for messages."""
     method: str | None = None
     """Of an attribution: which one; the run's only one by default."""
 
@@ -95,6 +97,8 @@ MEASURES: dict[str, Measure] = {
         "sinks set apart; 0 where distance explains all",
         needs="rows",
         across=enrichment_beyond_recency,
+        where_undefined="no other span has the distances of this one; take a profile of neutral "
+        "text (`beyond_profile`), or choose roles that occur in one record, the key first",
     ),
     "lift": Measure(
         "ratio",

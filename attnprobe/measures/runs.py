@@ -100,8 +100,8 @@ def measure(
             f"'{name}' is undefined in all {len(table)} records",
             where=f"query {', '.join(query_roles)} on key {', '.join(key_roles)}"
             if chosen.has_key else f"query {', '.join(query_roles)}",
-            fix=_UNDEFINED.get(name, "choose roles that occur in one record, the key before the "
-                                     "query"),
+            fix=chosen.where_undefined
+            or "choose roles that occur in one record, the key before the query",
         )  # fmt: skip
     array = xr.DataArray(
         values,
@@ -131,12 +131,6 @@ def measure(
     elif isinstance(key, str):
         array = array.isel(key_role=0)
     return array.isel(query_role=0) if isinstance(query, str) else array
-
-
-_UNDEFINED = {
-    "enrichment_beyond_recency": "no other span has the distances of this one; take a profile of "
-    "neutral text (`beyond_profile`), or choose roles that occur in one record, the key first",
-}
 
 
 def by_head(values: xr.DataArray) -> xr.DataArray:

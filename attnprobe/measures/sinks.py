@@ -19,11 +19,15 @@ SINK_WEIGHT = 0.3
 
 
 def is_delimiter(text: str) -> bool:
-    """Whether a token is punctuation or white space with a line break, and nothing else."""
+    """Whether a token is punctuation or white space with a line break, and nothing else.
+
+    Dashes are none: before a number they are its sign.
+    """
     bare = text.strip()
     if not bare:
         return "\n" in text
-    return all(unicodedata.category(character).startswith("P") for character in bare)
+    kinds = {unicodedata.category(character) for character in bare}
+    return "Pd" not in kinds and all(kind.startswith("P") for kind in kinds)
 
 
 def candidates(rows: StepRows) -> Bool[np.ndarray, " key"]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from attnprobe.contrasts import pair_items, select_styles
 from attnprobe.errors import ContrastError, SelectionError
-from attnprobe.measures import find_measure, sort_roles
+from attnprobe.measures import by_head, find_measure, sort_roles
 from attnprobe.measures import measure as measure_run
 from attnprobe.panels.notices import with_notice
 from attnprobe.panels.panel import Panel, limits_around_zero, limits_from_zero
@@ -79,7 +79,7 @@ def segment_panels(
     grids = [_mean(part, (0,)) for part in (first, second, first - second)]
     queries, keys = values["query_role"].values.tolist(), values["key_role"].values.tolist()
     grids, queries, keys, absent = _trim(grids, queries, keys)
-    note = f"Mean over {len(first)} items in both styles and over {where}."
+    note = f"Mean over {len(first)} items in both styles{where and ' and over '}{where}."
     if absent:
         note += f" Left out, being sinks or nowhere visible: {', '.join(absent)}."
     lost = sum(dropped.values())
@@ -178,6 +178,8 @@ def _choose(
     """Take the chosen layers and heads, and word what is averaged over."""
     words = []
     for dim, asked in (("layer", layer), ("head", head)):
+        if dim not in values.dims:
+            continue  # a measure of whole models, or of whole layers
         if asked is None:
             words.append(f"all {values.sizes[dim]} {dim}s")
             continue
@@ -190,7 +192,7 @@ def _choose(
                 )
         values = values.sel({dim: chosen})
         words.append(f"{dim}{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}")
-    return values, " and ".join(words)
+    return by_head(values), " and ".join(words)
 
 
 def _ranges(numbers: Sequence[int]) -> str:
