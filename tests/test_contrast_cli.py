@@ -46,7 +46,7 @@ def test_layers_and_span_pairs_are_compared_like_heads(run):
     assert pairs == {("answer", "instruction"), ("answer", "history"), ("answer", "answer")}
     assert "span pairs differ" in succeed("contrast", run, "--over", "span").stdout
     whole = json.loads(succeed("contrast", run, "--over", "whole", "--json").stdout)
-    assert len(whole["wholes"]) == 1
+    assert len(whole["values"]) == 1
 
 
 def test_an_interaction_and_another_run_can_be_asked_for(run, base, tmp_path):
@@ -63,6 +63,8 @@ def test_an_interaction_and_another_run_can_be_asked_for(run, base, tmp_path):
 def test_filler_is_named_in_the_verdict(run):
     text = succeed("contrast", run, "--key", "coarse_history").stdout
     assert "answer → coarse_history (in stepwise: filler of its length)" in text
+    assert "Refused: coarse_history" not in text
+    assert "Refused: step_1, step_2: only stepwise has them" in text
 
 
 @pytest.mark.parametrize(

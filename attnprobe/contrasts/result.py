@@ -18,6 +18,8 @@ from attnprobe.contrasts.saving import or_else, save_as
 from attnprobe.contrasts.wording import verdict
 
 _COUNTS = ("n_items", "n_tasks")
+ROWS = {"head": "heads", "layer": "layers", "span": "spans", "whole": "values"}
+"""What the rows of a table are called in JSON."""
 _LISTED = 5
 """How many heads a notebook shows."""
 
@@ -136,7 +138,7 @@ class Contrast:
         rows = [{k: or_else(v, None) for k, v in row.items()} for row in self.to_table()]
         facts = {
             **self.describe(), "verdict": self.verdict(), "methods": self.methods(),
-            f"{self.over}s": rows,
+            ROWS[self.over]: rows,
         }  # fmt: skip
         return json.dumps(facts, ensure_ascii=False, indent=1, allow_nan=False)
 

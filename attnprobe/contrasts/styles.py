@@ -142,7 +142,7 @@ def _values(
         raise role_fault(source, absent if other is not None else styles, question,
                          " and ".join(absent))  # fmt: skip
     values = with_filler(run, values, question, has, absent[0], filler)
-    return values, refusals(answers), absent[0]
+    return values, refusals(answers, question.key), absent[0]
 
 
 def _joined(
@@ -175,11 +175,13 @@ def _only_key_is_lacking(run: Any, style: str, question: Question) -> bool:
     )
 
 
-def refusals(answers: Answers) -> tuple[str, ...]:
-    """Word which roles are not compared directly, and why."""
-    return tuple(
-        f"{', '.join(roles)}: only {style} has {'it' if len(roles) == 1 else 'them'}, so not "
-        "compared directly"
-        for style, roles in answers.unshared.items()
-        if roles
-    )
+def refusals(answers: Answers, filled: str | None = None) -> tuple[str, ...]:
+    """Word which roles are not compared, and why; `filled` is held against filler."""
+    reasons = []
+    for style, roles in answers.unshared.items():
+        given = match_roles(filled, roles) if filled else []
+        left = [role for place, role in enumerate(roles) if place not in given]
+        if left:
+            them = "it" if len(left) == 1 else "them"
+            reasons.append(f"{', '.join(left)}: only {style} has {them}, so not compared directly")
+    return tuple(reasons)
