@@ -176,7 +176,7 @@ def test_the_verdict_tells_it(found):
     assert "The claim holds for: new tasks like these." in told
     assert "1 of 1 point the same way again, 1 at a family-wise error rate of 0.05" in told
     assert "Knockout, coarse: the log-probability of the answer changes by -" in told
-    assert "a difference" in told
+    assert "It needs the chosen heads more: -" in told
     assert "0 of 3 random sets change as much." in told
     assert "Knockout, stepwise" in told
 
@@ -193,6 +193,9 @@ def test_no_item_is_in_both_halves_and_only_the_second_half_is_run_again(planted
     part = confirm(run, few, loaded, on_progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (16, 16)
     assert {row["intervention"] for row in part.to_table()} == {"ablation"}
+    # eight records of each style, taken in turn from the six tasks
+    assert {row["n_tasks"] for row in part.to_table()} == {6}
+    assert {row["n_items"] for row in part.to_table()} == {8}
 
 
 @torch.no_grad()

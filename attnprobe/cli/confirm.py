@@ -50,7 +50,7 @@ def confirm(
         bool, typer.Option("--written", help="Let the model write as well, for the pass rate.")
     ] = False,
     records: Annotated[
-        int | None, typer.Option(help="Intervene on at most so many records of each style.")
+        int | None, typer.Option(help="Disturb at most so many records of each style.")
     ] = None,
     batch_size: BatchSize = 8,
     seed: Annotated[int, typer.Option(help="Of the split, random heads and resamples.")] = 0,
@@ -85,9 +85,9 @@ def confirm(
         return
     print(found.verdict())
     show_table([_head(row) for row in found.heads], title="Chosen heads on the other half")
-    rows = [_change(row) for row in found.to_table()]
-    if rows:
-        show_table(rows, title="What changes without them")
+    for outcome in dict.fromkeys(row["outcome"] for row in found.to_table()):
+        rows = [_change(row) for row in found.to_table() if row["outcome"] == outcome]
+        show_table(rows, title=f"What changes without them: {outcome.replace('_', ' ')}")
 
 
 @plot.command("confirm")
@@ -125,7 +125,6 @@ def _head(row: dict[str, Any]) -> dict[str, str]:
 
 def _change(row: dict[str, Any]) -> dict[str, str]:
     return {
-        "outcome": row["outcome"].replace("_", " "),
         "style": row["style"],
         "intervention": row["intervention"],
         "heads": row["heads"],

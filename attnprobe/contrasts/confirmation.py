@@ -86,14 +86,11 @@ class Confirmation:
             chosen = rows[outcome, style, intervention, CHOSEN]
             control = rows[outcome, style, intervention, RANDOM]
             beyond = self._beaten(outcome, style, intervention, chosen["estimate"])
-            sure = row["p_adjusted"] is not None and row["p_adjusted"] < alpha
             words = _OUTCOME_WORDS[outcome].format(query=self.settings["query"])
             lines.append(
-                f"{intervention.capitalize()}, {style}: {words} by {_told(chosen)}, with as many "
-                f"random heads of the same layers by {_told(control)}: "
-                f"{'a' if sure else 'no certain'} difference, {_told(row)}"
-                + (f", p {row['p_adjusted']:.2g}" if row["p_adjusted"] is not None else "")
-                + f"; {beyond}."
+                f"{intervention.capitalize()}, {style}: {words} by {_told(chosen)} without the "
+                f"chosen heads, by {_told(control)} without as many random ones of the same "
+                f"layers. {_difference(row, alpha)}; {beyond}."
             )
         return lines
 
@@ -183,6 +180,15 @@ def read_confirmation(path: str | Path) -> Confirmation:
             got=f"{type(error).__name__}: {error}",
             expected="what `attnprobe confirm RUN … -o confirmation.json` writes",
         ) from error  # fmt: skip
+
+
+def _difference(row: Mapping[str, Any], alpha: float) -> str:
+    """Say which of them it needs more, if that can be said."""
+    p = math.inf if row["p_adjusted"] is None else row["p_adjusted"]
+    needed = "No certain difference"
+    if p < alpha:
+        needed = f"It needs the chosen heads {'more' if row['estimate'] < 0 else 'less'}"
+    return f"{needed}: {_told(row)}" + (f" (p {p:.2g})" if math.isfinite(p) else "")
 
 
 def _told(row: Mapping[str, Any]) -> str:

@@ -49,7 +49,7 @@ class ConfirmSettings:
     written: bool = False
     """Whether the model also writes, greedily, for the pass rate."""
     records: int | None = None
-    """Interventions on at most so many records of each style, the first ones; all by default."""
+    """Interventions on at most so many records of each style, spread over tasks; None for all."""
     n_references: int = 64
     """Records of the first half over which a head's mean output is taken."""
     batch_size: int = 8
@@ -236,7 +236,11 @@ def _plan(
 
 
 def _first_of_each(run: Run, ids: Sequence[str], most: int | None) -> list[str]:
-    """Take the first records of each style."""
+    """Take records of each style, as many of every task as of the others."""
     table = run.records.loc[list(ids)]
-    chosen = table if most is None else table.groupby("style", sort=False).head(most)
-    return [str(one) for one in chosen.index]
+    if most is None:
+        return list(ids)
+    turn = table.groupby(["style", "task"], sort=False).cumcount()
+    in_turn = table.assign(turn=turn).sort_values("turn", kind="stable")
+    chosen = set(in_turn.groupby("style", sort=False).head(most).index)
+    return [one for one in ids if one in chosen]
