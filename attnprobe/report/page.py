@@ -11,7 +11,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-SCRIPTS = ("source.js", "draw.js", "text.js", "page.js")
+SCRIPTS = (
+    "source.js", "draw.js", "text.js", "state.js", "verdict.js", "heads.js", "records.js",
+    "reading.js", "page.js",
+)  # fmt: skip
 """The page's own code, in the order in which its parts need each other."""
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 

@@ -142,7 +142,7 @@ def test_hovering_over_a_step_colours_what_it_looks_at(watched, report, payload)
     assert page.locator(".token.current").get_attribute("data-position") == str(step + 1)
     assert page.locator(".side").count() == 2
     page.select_option("#by", "gradient")
-    page.wait_for_function("document.querySelector('#text-note').textContent.includes('gradient')")
+    page.locator("#text-note", has_text="gradient").wait_for()
     scores = decoded_rows(payload.attribution(record, "gradient"), encoding.n_tokens)
     best = int(np.nanargmax(np.abs(np.where(np.arange(encoding.n_tokens) < 4, 0, scores[2]))))
     seen = strengths(page)
@@ -180,10 +180,10 @@ def test_language_theme_downloads_and_links(watched, report, payload):
     page = opened(watched, report, "#lang=en&theme=light")
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.select_option("#language", "zh")
-    page.wait_for_function("document.querySelector('#heads-h').textContent === '注意力头'")
+    page.locator("#heads-h", has_text="注意力头").wait_for()
     assert page.get_attribute("html", "lang") == "zh-CN"
     page.select_option("#theme", "dark")
-    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    page.wait_for_selector('html[data-theme="dark"]')
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
     page.select_option("#view", "1")
     click_head(page, payload.overview()["grid"], 0, 1)
@@ -262,9 +262,7 @@ def test_a_run_that_lacks_much_still_opens(watched, tmp_path):
     assert page.locator("#profile").is_hidden()
     assert page.locator("#segments").is_visible()
     page.locator("#examples button").first.click()
-    page.wait_for_function(
-        "document.querySelector('#text-note').textContent.includes('--keep rows')"
-    )
+    page.locator("#text-note", has_text="--keep rows").wait_for()
     unhurt(watched, report)
 
 

@@ -125,24 +125,27 @@ function drawSegments(element, segments, styles, words) {
   const n = shown.length;
   const cells = queries.length;
   const height = Math.max(110, cells * 24);
-  const below = 96;
-  const total = stacked ? n * (height + below) + 20 : height + below + 36;
-  const layout = layoutOf({ height: total, margin: { l: 150, r: 90, t: 26, b: below }, annotations: [] });
+  const below = 110;
+  const above = 26;
+  const total = above + (stacked ? n : 1) * (height + below);
+  const inner = total - above - below;
+  const layout = layoutOf({ height: total, margin: { l: 150, r: 90, t: above, b: below }, annotations: [] });
+  // Cells that are too narrow for their names are scrolled to.
+  if (stacked) layout.width = Math.max(element.clientWidth, 240 + 22 * keys.length);
   const traces = shown.map((values, i) => {
     const [axis_x, axis_y] = [`x${i ? i + 1 : ""}`, `y${i ? i + 1 : ""}`];
     const isDifference = i === 2;
-    const first = 1 - i / n;
+    const top = 1 - (i * (height + below)) / inner;
     const columnsOf = n === 1 ? [[0, 1]] : [[0, 0.27], [0.3, 0.57], [0.73, 1]];
-    const inner = total - 26 - below;
     const domain_x = stacked ? [0, 1] : columnsOf[i];
-    const domain_y = stacked ? [first - height / inner, first] : [0, 1];
+    const domain_y = stacked ? [Math.max(0, top - height / inner), top] : [0, 1];
     layout[`xaxis${i ? i + 1 : ""}`] = { domain: domain_x, anchor: axis_y, ...ticksOf(keys.map((k) => shortened(k)), 40), range: [-0.5, keys.length - 0.5], tickangle: -45, showgrid: false, zeroline: false, fixedrange: true };
-    layout[`yaxis${i ? i + 1 : ""}`] = { domain: domain_y.map((at) => Math.max(0, Math.min(1, at))), anchor: axis_x, ...ticksOf(queries.map((q) => shortened(q)), 60), range: [cells - 0.5, -0.5], showticklabels: stacked || i === 0, ticks: stacked || i === 0 ? "outside" : "", showgrid: false, zeroline: false, fixedrange: true };
-    layout.annotations.push({ text: `<b>${escaped(names[i])}</b>`, x: domain_x[0], y: Math.min(1, domain_y[1]), xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false });
+    layout[`yaxis${i ? i + 1 : ""}`] = { domain: domain_y, anchor: axis_x, ...ticksOf(queries.map((q) => shortened(q)), 60), range: [cells - 0.5, -0.5], showticklabels: stacked || i === 0, ticks: stacked || i === 0 ? "outside" : "", showgrid: false, zeroline: false, fixedrange: true };
+    layout.annotations.push({ text: `<b>${escaped(names[i])}</b>`, x: domain_x[0], y: domain_y[1], xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false });
     const reach = isDifference ? reachOf(values) : reachOf(...grids);
     const colours = coloursOf(isDifference || isSigned, reach, escaped(`${segments.measure} (${segments.unit})`));
     const hasBar = isDifference || stacked || i === Math.min(1, n - 1);
-    Object.assign(colours.colorbar, { x: domain_x[1] + 0.005, xanchor: "left", y: (domain_y[0] + Math.min(1, domain_y[1])) / 2, len: stacked ? height / inner : 1 });
+    Object.assign(colours.colorbar, { x: domain_x[1] + 0.005, xanchor: "left", y: (domain_y[0] + domain_y[1]) / 2, len: stacked ? height / inner : 1 });
     return {
       type: "heatmap", z: values, xaxis: axis_x, yaxis: axis_y, xgap: 1, ygap: 1, hoverinfo: "text", showscale: hasBar,
       text: values.map((row, q) => row.map((value, k) => `${escaped(queries[q])} → ${escaped(keys[k])}<br>${value === null ? words.no_value : `${show(value)} ${escaped(segments.unit)}`}`)),
