@@ -14,7 +14,8 @@ PLANTED = """## Planted truth: models wired by hand
 Share of {n} sequences in which the largest score is on the planted source. *Induction*: … A B …
 A → B in two layers. *Decoys*: one head copies the marked word, three look at a decoy and bring
 nothing. *Cancelling*: two heads copy the decoy with opposite signs. *Chain*: a word is handed
-on over three hops, and the source is where it began."""
+on over three hops, and the source is where it began; hiding a later hop costs about as much, so
+that knockout points there."""
 
 REFERENCE = """## Planted truth: terms that the reference model's answers follow from
 
