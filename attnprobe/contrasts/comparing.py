@@ -56,10 +56,10 @@ def compare(
     Returns:
         Over (layer, head): `estimate` of a − b, `low`, `high`; `p`, two-sided by sign flips, and
         `p_adjusted` for all heads together (step-down maximum statistic); `q`, the false discovery
-        rate for screening, NaN below 12 units; `g_z`, the mean over the standard deviation of the units
-        with Hedges' correction, NaN where they do not vary; `n_items`, `n_tasks`. A head with
-        fewer than 6 units is estimated but not tested (p is NaN). One whose differences are all 0
-        has p = 1; one whose units all agree has the smallest p there is. Attributes: `by`,
+        rate for screening, NaN below 12 units; `g_z`, the mean over the standard deviation of the
+        units with Hedges' correction, NaN where they do not vary; `n_items`, `n_tasks`. A head
+        with fewer than 6 units is estimated but not tested (p is NaN). One whose differences are
+        all 0 has p = 1; one whose units all agree has the smallest p there is. Attributes: `by`,
         `scope`, `p_smallest`, `n_units`, `n_tested`, `n_flips`, `exact` and the settings.
 
     Raises:
