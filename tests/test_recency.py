@@ -17,6 +17,7 @@ from attnprobe.measures import (
     enrichment_beyond_recency,
     fit_profile,
     measure,
+    sources,
 )
 from attnprobe.measures.arrays import enrichment
 from attnprobe.measures.recency import profile_of
@@ -241,7 +242,7 @@ def relabelled_run(request, tmp_path):
 
 
 @pytest.mark.parametrize("relabelled_run", [8], indirect=True)
-def test_of_a_run_it_is_that_of_its_rows(relabelled_run):
+def test_of_a_run_it_is_that_of_its_rows(relabelled_run, monkeypatch):
     run = relabelled_run
     got = measure(run, "enrichment_beyond_recency", query="answer", key="history")
     assert got.attrs["units"] == "bits"
@@ -259,7 +260,25 @@ def test_of_a_run_it_is_that_of_its_rows(relabelled_run):
     assert got.values == pytest.approx(np.stack(wanted), abs=1e-5)
     assert np.isfinite(got.values).all()
     profile = distance_profile(run)
+    assert (profile.layers, profile.heads) == ((0, 1), (0, 1, 2))
     other = measure(run, beyond_profile(profile), query="answer", key="history")
+    some = measure(
+        run, beyond_profile(profile), query="answer", key="history", layer=1, head=[2, 0]
+    )
+    assert some.values == pytest.approx(other.sel(layer=[1], head=[2, 0]).values, abs=1e-5)
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "BLOCK_BYTES", 1)  # one layer at a time
+        blocks = distance_profile(run)
+        assert blocks.layers == profile.layers
+        assert blocks.weight == pytest.approx(profile.weight, nan_ok=True)
+        by_layer = measure(run, beyond_profile(blocks), query="answer", key="history")
+    assert by_layer.values == pytest.approx(other.values, abs=1e-5)
+    one = distance_profile(run, layer=0)
+    with pytest.raises(MeasureError) as caught:
+        measure(run, beyond_profile(one), query="answer", key="history")
+    assert "the distance profile is of other heads than those measured; got no layers [1]" in str(
+        caught.value
+    )
     assert np.isfinite(other.values).all()
     assert other.attrs["units"] == "bits"
 

@@ -1,10 +1,12 @@
 """How a head weighs keys by their distance alone, and what that makes of a span."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, Num
 
+from attnprobe.errors import MeasureError
 from attnprobe.measures.arrays import EPSILON, divide
 
 EXACT = 16
@@ -29,6 +31,31 @@ class DistanceProfile:
     weight: Float[np.ndarray, "layer head bin"]
     """Relative weight of one key at the distances of each bin (`bin_of`), any scale; NaN where it
     is not known."""
+    layers: tuple[int, ...] = ()
+    """Numbers of the layers in the model; empty where it is used for just those it was made of."""
+    heads: tuple[int, ...] = ()
+    """Numbers of the heads, likewise."""
+
+    def of(self, layers: tuple[int, ...], heads: tuple[int, ...]) -> "DistanceProfile":
+        """Take some layers and heads, by their numbers.
+
+        Raises:
+            MeasureError: If it is of others.
+        """
+        if not (self.layers and self.heads and layers and heads):
+            return self
+        absent = {"layers": set(layers) - set(self.layers), "heads": set(heads) - set(self.heads)}
+        for what, numbers in absent.items():
+            if numbers:
+                raise MeasureError(
+                    "the distance profile is of other heads than those measured",
+                    got=f"no {what} {sorted(numbers)}"[:120],
+                    expected="every layer and head that is measured",
+                    fix="make it from a run of the same model that keeps them",
+                )  # fmt: skip
+        rows = [self.layers.index(layer) for layer in layers]
+        columns = [self.heads.index(head) for head in heads]
+        return DistanceProfile(self.weight[np.ix_(rows, columns)], layers, heads)
 
     def expected(
         self, keys: Num[np.ndarray, "layer step bin"]
@@ -40,6 +67,20 @@ class DistanceProfile:
         astray = np.einsum("lsb,lhb->lhs", counts, np.isnan(weight).astype(np.float64))
         beyond = keys[..., n_bins:].sum(-1)[:, None] > 0
         return np.where((astray > 0) | beyond, np.nan, found)
+
+
+def joined_profiles(parts: Sequence[DistanceProfile]) -> DistanceProfile:
+    """Put profiles of several blocks of layers together."""
+    n_bins = max(part.weight.shape[-1] for part in parts)
+    weights = [
+        np.pad(
+            part.weight, ((0, 0), (0, 0), (0, n_bins - part.weight.shape[-1])),
+            constant_values=np.nan,
+        )
+        for part in parts
+    ]  # fmt: skip
+    layers = tuple(layer for part in parts for layer in part.layers)
+    return DistanceProfile(np.concatenate(weights), layers, parts[0].heads)
 
 
 def fit_profile(

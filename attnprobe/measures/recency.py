@@ -34,11 +34,13 @@ class _Gathered:
     def __init__(self, records: Iterable[StepRows]) -> None:
         self.drawn: np.ndarray | None = None
         self.drawn_by: dict[str, np.ndarray] = {}
+        self.numbers: tuple[tuple[int, ...], tuple[int, ...]] = (), ()
         self.seen = [self._take(rows) for rows in records]
         self.key_roles = sorted({role for record in self.seen for role in record.key_roles})
 
     def _take(self, rows: StepRows) -> _Seen:
         """Reduce a record to sums and counts by distance."""
+        self.numbers = rows.layers, rows.heads
         counted = rows.counted
         distinct = counted[:1] if (counted == counted[:1]).all() else counted
         bins = bin_of(np.maximum(rows.queries[:, None] - np.arange(counted.shape[-1]), 0))
@@ -71,7 +73,7 @@ class _Gathered:
                 counts = np.concatenate([_others(r, without, layer, n_bins) for r in self.seen])
             paid = np.concatenate([_paid(r, without, layer) for r in self.seen])
             found.append(fit_profile(np.maximum(of_layer, 0), paid, counts))
-        return DistanceProfile(np.stack(found))
+        return DistanceProfile(np.stack(found), *self.numbers)
 
 
 def _by_bin(
@@ -179,7 +181,8 @@ def enrichment_beyond_recency(
         Values of the steps asked for, record by record.
     """
     gathered = _Gathered(records)
-    profiles = {role: profile or gathered.profile(role) for role in gathered.key_roles}
+    given = None if profile is None else profile.of(*gathered.numbers)
+    profiles = {role: given or gathered.profile(role) for role in gathered.key_roles}
     for record in gathered.seen:
         yield _beyond(record, profiles)
 

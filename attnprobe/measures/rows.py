@@ -32,6 +32,10 @@ class StepRows:
     """Token texts."""
     sinks: Bool[np.ndarray, " key"]
     """First positions and BOS."""
+    layers: tuple[int, ...] = ()
+    """Numbers of the layers in the model; empty where they do not matter."""
+    heads: tuple[int, ...] = ()
+    """Numbers of the heads, likewise."""
     value_norms: Float[np.ndarray, "layer head key"] | None = None
     """How long the vector is that a head fetches from a key when it pays it all its weight."""
 

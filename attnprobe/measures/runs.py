@@ -9,7 +9,7 @@ import xarray as xr
 
 from attnprobe.errors import MeasureError, SelectionError, nearest
 from attnprobe.measures.arrays import mean_over_steps
-from attnprobe.measures.profiles import DistanceProfile
+from attnprobe.measures.profiles import DistanceProfile, joined_profiles
 from attnprobe.measures.recency import profile_of
 from attnprobe.measures.registry import MEASURES, Measure, find_measure
 from attnprobe.measures.roles import require_role, sort_roles
@@ -168,13 +168,7 @@ def distance_profile(
     """
     needed = Measure("", "", lambda _: np.empty(0), has_key=False, needs="rows")
     blocks = read(run, Asked("distance_profile", needed, None, None, layer, head, ids))
-    parts = [profile_of(given.records for given in block).weight for block in blocks]
-    n_bins = max(part.shape[-1] for part in parts)
-    padded = [
-        np.pad(part, ((0, 0), (0, 0), (0, n_bins - part.shape[-1])), constant_values=np.nan)
-        for part in parts
-    ]
-    return DistanceProfile(np.concatenate(padded))
+    return joined_profiles([profile_of(given.records for given in block) for block in blocks])
 
 
 def _name_of(chosen: Measure) -> str:

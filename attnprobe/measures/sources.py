@@ -138,6 +138,8 @@ def _step_rows(record_id: str, found: xr.DataArray, asked: Asked) -> Given:
         ids=found["key_id"].values.astype(np.int64),
         texts=tuple(found["key_text"].values.tolist()),
         sinks=sinks,
+        layers=tuple(found["layer"].values.tolist()),
+        heads=tuple(found["head"].values.tolist()),
         value_norms=found["value_norm"].values if "value_norm" in found.coords else None,
     )
     return Given(record_id, rows, steps, key_roles, (step_roles, roles), _axes(found))
