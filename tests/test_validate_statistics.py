@@ -81,7 +81,7 @@ def coin(rng):
     return {"max-T": rng.random() < 0.05, "power": rng.random()}
 
 
-COIN = Study("coin/d 1", "a coin", 60, coin, (fwer("max-T", 60),))
+COIN = Study("coin/d 1", "a coin", 60, coin, (fwer("max-T"),))
 
 
 def test_a_validation_goes_on_where_it_stopped_and_ends_the_same(tmp_path):
@@ -114,7 +114,7 @@ def test_blocks_of_other_sources_are_not_kept(tmp_path):
 
 
 def test_what_does_not_hold_is_said_and_fails(tmp_path, monkeypatch, capsys):
-    always = Study("null/wrong", "rejects always", 4, lambda _: {"max-T": 1.0}, (fwer("max-T", 4),))
+    always = Study("null/wrong", "rejects always", 4, lambda _: {"max-T": 1.0}, (fwer("max-T"),))
     monkeypatch.setattr(validate_statistics, "all_studies", lambda: [always, COIN])
     monkeypatch.setattr(sys, "argv", ["validate_statistics", "--out", str(tmp_path)])
     assert validate_statistics.main() == 1

@@ -44,7 +44,7 @@ class Found:
         """Bounds of the mean, where there are any."""
         for expectation in self.study.expected:
             if expectation.outcome == self.outcome:
-                return expectation.low, expectation.high
+                return expectation.bounds(self.n_runs)
         return None
 
     @property
@@ -71,14 +71,16 @@ class Blocks:
         return max(2, math.ceil(study.n_runs * self.share))
 
     def missing(self, studies: Iterable[Study]) -> Iterator[tuple[Study, int, int]]:
-        """Yield the blocks to run: study, first run, number of runs."""
+        """Yield the blocks to run, the first of every study before the second of any."""
         done = {(line["study"], line["first"], line["n"]) for line in self.lines}
-        for study in studies:
-            n_runs = self.n_runs(study)
-            for first in range(0, n_runs, BLOCK):
-                n = min(BLOCK, n_runs - first)
-                if (study.name, first, n) not in done:
-                    yield study, first, n
+        wanted = [
+            (study, first, min(BLOCK, self.n_runs(study) - first))
+            for study in studies
+            for first in range(0, self.n_runs(study), BLOCK)
+        ]
+        for study, first, n in sorted(wanted, key=lambda block: block[1]):
+            if (study.name, first, n) not in done:
+                yield study, first, n
 
     def run(self, study: Study, first: int, n_runs: int) -> None:
         """Run a block and save it."""

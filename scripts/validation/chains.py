@@ -64,9 +64,9 @@ def studies() -> Iterator[Study]:
         "the instruction in the other",
         100, hops,
         (
-            Expectation("mass: chains", 0.0, 0.05, "the last hop is the same in both styles"),
+            Expectation("mass: chains", "the last hop is the same in both styles", 0.0, 0.05),
             power("total influence: chains"),
-            at_most("total influence: other heads", 100),
-            at_most("mass: other heads", 100),
+            at_most("total influence: other heads"),
+            at_most("mass: other heads"),
         ),
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """A study: many runs of one world, each with a seed of its own that is fixed beforehand."""
 
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,13 +22,22 @@ class Expectation:
     """What the mean of an outcome over the runs must be."""
 
     outcome: str
-    low: float
-    high: float
     why: str
+    low: float | None = None
+    """Least mean; None for an error rate that must not fall below 0.05 either."""
+    high: float | None = None
+    """Greatest mean; None for an error rate of 0.05."""
 
-    def holds(self, mean: float) -> bool:
-        """Tell whether a mean is as expected."""
-        return self.low <= mean <= self.high
+    def bounds(self, n_runs: int) -> tuple[float, float]:
+        """Return the bounds, those of rates within what so many runs can tell (99.8 %)."""
+        spread = 3.1 * math.sqrt(ALPHA * (1 - ALPHA) / n_runs)
+        lowest, highest = max(0.0, ALPHA - spread), ALPHA + spread
+        if n_runs >= 1000:
+            lowest, highest = 0.029, 0.074
+        return (
+            lowest if self.low is None else self.low,
+            highest if self.high is None else self.high,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,27 +66,21 @@ class Study:
         return {"sums": sums, "squares": squares}
 
 
-def fwer(outcome: str, n_runs: int) -> Expectation:
-    """Expect a family-wise error rate of 0.05, within what so many runs can tell (99.8 %)."""
-    if n_runs == 1000:
-        low, high = 0.029, 0.074
-    else:
-        spread = 3.1 * np.sqrt(ALPHA * (1 - ALPHA) / n_runs)
-        low, high = max(0.0, ALPHA - spread), ALPHA + spread
-    return Expectation(outcome, low, float(high), "error rate 0.05")
+def fwer(outcome: str) -> Expectation:
+    """Expect a family-wise error rate of 0.05."""
+    return Expectation(outcome, "error rate 0.05")
 
 
-def at_most(outcome: str, n_runs: int, why: str = "error rate 0.05 or less") -> Expectation:
-    """Expect an error rate of 0.05 or less, within what so many runs can tell."""
-    spread = 3.1 * np.sqrt(ALPHA * (1 - ALPHA) / n_runs)
-    return Expectation(outcome, 0.0, float(ALPHA + spread), why)
+def at_most(outcome: str) -> Expectation:
+    """Expect an error rate of 0.05 or less."""
+    return Expectation(outcome, "error rate 0.05 or less", low=0.0)
 
 
 def fails(outcome: str, why: str) -> Expectation:
     """Expect that false findings are the rule, so that one sees why this is not done."""
-    return Expectation(outcome, 0.5, 1.0, why)
+    return Expectation(outcome, why, 0.5, 1.0)
 
 
 def power(outcome: str, at_least: float = 0.9) -> Expectation:
     """Expect that what is there is found."""
-    return Expectation(outcome, at_least, 1.0, f"power {at_least:g} or more")
+    return Expectation(outcome, f"power {at_least:g} or more", at_least, 1.0)
