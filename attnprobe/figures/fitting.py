@@ -27,12 +27,22 @@ def wrap(text: Text, words: str, room: float) -> None:
     lines = []
     # `coarse − stepwise` and `answer → history` stay whole: textwrap keeps no-break spaces.
     for line in re.sub(r" ([−→]) ", "\u00a0\\1\u00a0", words).split("\n"):
-        text.set_text(line)
-        length = text.get_window_extent()
-        length = length.height if text.get_rotation() == 90 else length.width
-        per_line = max(6, int(len(line) * room / max(length, 1.0)))
-        lines += textwrap.wrap(line, per_line) if length > room else [line]
+        length = _length_of(text, line)
+        per_line, broken = int(len(line) * room / max(length, 1.0)), [line]
+        while length > room:  # glyphs differ in width, so that a line may still be too long
+            per_line = max(6, per_line)
+            broken = textwrap.wrap(line, per_line)
+            length = max(_length_of(text, part) for part in broken) if per_line > 6 else 0.0
+            per_line -= max(1, per_line // 12)
+        lines += broken
     text.set_text("\n".join(lines).replace("\u00a0", " "))
+
+
+def _length_of(text: Text, words: str) -> float:
+    """Measure how long words become in a text's type and direction, in pixels."""
+    text.set_text(words)
+    box = text.get_window_extent()
+    return box.height if text.get_rotation() == 90 else box.width
 
 
 def fit(

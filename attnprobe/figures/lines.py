@@ -15,7 +15,7 @@ from attnprobe.figures.drawing import margins, settings
 from attnprobe.figures.fitting import lay_out, wrap
 from attnprobe.figures.fonts import already_warned, families
 from attnprobe.figures.legends import Ink, add_legend, inks_of
-from attnprobe.figures.looks import MM, Look, find_look
+from attnprobe.figures.looks import MM, POINT, Look, find_look
 from attnprobe.figures.tokens import UNNAMED, UNNAMED_NOTE, draw_tokens
 from attnprobe.panels.lines import Line, LinePanel
 
@@ -24,6 +24,8 @@ _MARKED_UP_TO = 12
 _SHAPE, _LOW_SHAPE = 0.62, 0.42
 """Height of axes as a share of their width: of a figure with one panel abreast, or of areas."""
 _ABREAST = 3
+_NARROWEST = 22
+"""Width of a panel, in sizes of type, below which fewer stand in a row."""
 
 
 def draw_lines(
@@ -42,7 +44,7 @@ def draw_lines(
         panels: One panel, or several of them.
         look: One of `LOOKS`.
         width_mm: Width of the figure; by the look if None.
-        abreast: Panels in a row; three at most by default.
+        abreast: Most panels in a row; three by default, and fewer where the figure is narrow.
 
     Returns:
         A figure with a canvas of its own, to be saved with `save`.
@@ -58,10 +60,11 @@ def draw_lines(
     narrow = n_columns == 1 and not any(panel.tokens for panel in panels)
     width = width_mm or (style.single_mm if narrow else style.wide_mm)
     caption = _caption(panels)
+    n_columns = max(1, min(n_columns, int(width * MM / (_NARROWEST * style.font * POINT))))
+    n_rows = math.ceil(len(panels) / n_columns)
     with mpl.rc_context(settings(style, families(_texts(panels)))), already_warned():
-        figure = Figure(figsize=(width * MM, 2 * width * MM), layout=margins(style))
+        figure = Figure(figsize=(width * MM, (1 + n_rows) * width * MM), layout=margins(style))
         FigureCanvasAgg(figure)
-        n_rows = math.ceil(len(panels) / n_columns)
         grid = figure.subplots(n_rows, n_columns, squeeze=False)
         row = list(grid.flat)[: len(panels)]
         for axes in list(grid.flat)[len(panels) :]:

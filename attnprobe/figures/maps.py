@@ -30,6 +30,8 @@ _FLAT = 0.5
 _SINGLE = 0.67
 """Width of a figure with one square map, as a share of the look's widest."""
 _MOST_ABREAST = 3
+_ROOMY = 1.6
+"""How much higher a figure is while its labels find their places."""
 
 
 def draw_attribution(
@@ -80,7 +82,8 @@ def draw_maps(
     caption = _caption(panels, bars)
     fonts = families(_texts(panels, caption, bars))
     with mpl.rc_context(settings(style, fonts)), already_warned():
-        figure = Figure(figsize=(width * MM, width * MM), layout=margins(style))
+        height = _first_height(panels, grid, width * MM, style, bars)
+        figure = Figure(figsize=(width * MM, height), layout=margins(style))
         FigureCanvasAgg(figure)
         cells = GridSpec(
             grid[0] + (bars is not None), grid[1], figure,
@@ -165,7 +168,7 @@ def _fit(
     bars: BarPanel | None,
 ) -> None:
     """Settle labels and height: labels change the cells, and cells the labels."""
-    for turn in range(3):
+    for _ in range(3):
         lay_out(figure)
         boxes = [axes.get_window_extent() for axes in row]
         if min(box.width for box in boxes) < 6 * look.font:
@@ -178,9 +181,10 @@ def _fit(
         label = bar.ax.yaxis.label if bar.orientation == "vertical" else bar.ax.xaxis.label
         box = bar.ax.get_window_extent()
         wrap(label, label.get_text().replace("\n", " "), max(box.width, box.height))
-        if turn == 0:  # long labels must have their room before the height shrinks
-            lay_out(figure)
-            boxes = [axes.get_window_extent() for axes in row]
+        # Labels must have their room before the height shrinks, or they squeeze out the cells.
+        figure.set_figheight(_ROOMY * figure.get_figheight())
+        lay_out(figure)
+        boxes = [axes.get_window_extent() for axes in row]
         heights = [box.height / figure.dpi for box in boxes]
         wanted = [
             _height(panel, box.width / figure.dpi, look)
@@ -207,6 +211,9 @@ def _label(row: Sequence[Axes], panels: Sequence[MapPanel], look: Look) -> None:
         draw_tokens(axes, panel.rows, "y", look)
         line = round(axes.get_position().y0, 3)
         reach[line] = max(reach[line], draw_tokens(axes, panel.columns, "x", look))
+        box = axes.get_window_extent()
+        for label, room in ((axes.xaxis.label, box.width), (axes.yaxis.label, box.height)):
+            wrap(label, label.get_text(), max(room, 8 * look.font * axes.figure.dpi / 72))
     for axes, panel in zip(row, panels, strict=True):
         above = reach[round(axes.get_position().y0, 3)] + look.font
         title = axes.set_title(panel.title, loc="left", pad=above)
@@ -219,6 +226,20 @@ def _height(panel: MapPanel, width: float, look: Look) -> float:
     if n_rows >= _FLAT * n_columns:
         return width
     return min(max(width * n_rows / n_columns, n_rows * 1.1 * look.font * POINT), width)
+
+
+def _first_height(
+    panels: Sequence[MapPanel],
+    grid: tuple[int, int],
+    width: float,
+    look: Look,
+    bars: BarPanel | None,
+) -> float:
+    """Guess the height of the figure, in inches, so that settling it begins near the end."""
+    each = 0.75 * width / grid[1]
+    maps = [_height(panel, each, look) for panel in panels[:: grid[1]]]
+    around = (14 * grid[0] + 24) * look.font * POINT
+    return sum(maps) + around + (bars_height(bars, look) if bars else 0.0)
 
 
 def _heights(panels: Sequence[MapPanel], grid: tuple[int, int]) -> list[float]:

@@ -10,7 +10,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import FuncNorm, LogNorm, Normalize, PowerNorm
 from matplotlib.figure import Figure
 
-from attnprobe.figures.looks import Look
+from attnprobe.figures.looks import POINT, Look
 from attnprobe.panels.cells import MapPanel, find_scale
 
 
@@ -56,7 +56,9 @@ def add_colour_bar(
     bar.set_label(
         f"{panel.name} ({', '.join(filter(None, (panel.unit, find_scale(panel.scale))))})"
     )
-    bar_ticks(bar, panel.limits, panel.scale, diverging=panel.diverging)
+    length = 0.9 * (figure.get_figheight() if beside else 0.5 * figure.get_figwidth()) / POINT
+    gap = max(0.11, (1.5 if beside else 4) * look.font / length)
+    bar_ticks(bar, panel.limits, panel.scale, diverging=panel.diverging, gap=gap)
     bar.outline.set(linewidth=look.line, edgecolor="#808080")  # type: ignore[operator]
     return bar
 

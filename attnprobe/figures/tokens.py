@@ -173,7 +173,7 @@ def _brackets(axes: Axes, tokens: TokenAxis, side: Side, look: Look, points: flo
 
 def _fit_flat(axes: Axes, named: Sequence[Span], size: float, each: float) -> bool:
     """Whether every name is narrower than its bracket."""
-    return all(0.6 * size * len(span.role) < len(span) * each for span in named)
+    return all(0.6 * size * sum(map(glyph_width, span.role)) < len(span) * each for span in named)
 
 
 def _most_important(named: Sequence[Span], points: float, spacing: float) -> list[Span]:
