@@ -117,7 +117,8 @@ def power_panels(found: Sequence[Found]) -> list[LinePanel]:
             unit="share of heads found",
             limits=(0.0, 1.0),
             level=0.9,
-            note="45 of 896 heads differ; max-T at 0.05, by task. Dotted line: 0.9. Bands: 2 standard errors.",
+            note="45 of 896 heads differ; max-T at 0.05, by task. Dotted line: 0.9. "
+            "Bands: 2 standard errors.",
         )
         for title, lines in titles.items()
         if any(lines.values())
