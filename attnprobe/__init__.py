@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from attnprobe.records import read_records, write_records
     from attnprobe.store import Run, Verification, open_run, verify
     from attnprobe.types import Encoding, Record, Segment, Span
+    from attnprobe.workflows.confirm import ConfirmSettings, confirm
     from attnprobe.workflows.extract import ExtractSettings, extract
+    from attnprobe.workflows.passfail import PassFailSettings, pass_fail
     from attnprobe.workflows.probing import probe
 
 __version__ = "0.1.0"
@@ -43,14 +45,18 @@ _HOME = {
     "Contrast": "contrasts",
     "contrast": "contrasts",
     "contrast_runs": "contrasts",
+    "PassFailSettings": "workflows.passfail",
+    "pass_fail": "workflows.passfail",
+    "ConfirmSettings": "workflows.confirm",
+    "confirm": "workflows.confirm",
     "AttnprobeError": "errors",
 }
 
 __all__ = [
-    "AttnprobeError", "Contrast", "Encoding", "ExtractSettings", "FinetuneSettings",
-    "Finetuned", "Record", "Run", "Segment", "Span", "Verification",
-    "contrast", "contrast_runs", "extract", "fine_tune", "load_model", "measure", "open_run", "probe",
-    "read_records", "verify", "write_records",
+    "AttnprobeError", "ConfirmSettings", "Contrast", "Encoding", "ExtractSettings",
+    "FinetuneSettings", "Finetuned", "PassFailSettings", "Record", "Run", "Segment", "Span",
+    "Verification", "confirm", "contrast", "contrast_runs", "extract", "fine_tune", "load_model",
+    "measure", "open_run", "pass_fail", "probe", "read_records", "verify", "write_records",
 ]  # fmt: skip
 
 

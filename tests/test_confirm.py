@@ -179,6 +179,10 @@ def test_the_verdict_tells_it(found):
     assert "It needs the chosen heads more: -" in told
     assert "0 of 3 random sets change as much." in told
     assert "Knockout, stepwise" in told
+    assert (
+        "Refused: 10 sets of random heads: there are only 3 different ones of the same layers"
+        in told
+    )
 
 
 def test_no_item_is_in_both_halves_and_only_the_second_half_is_run_again(planted, found):
@@ -281,7 +285,7 @@ def test_the_command_tells_saves_and_draws(folder, tmp_path):
     facts = json.loads(out.read_text(encoding="utf-8"))
     passed = [row for row in facts["changes"] if row["outcome"] == "passed"]
     assert [row["before"] for row in passed] == [0] * 12  # random weights never pass
-    assert len(facts["draws"]) == 2 * 2 * 2 * 3
+    assert len(facts["draws"]) == 2 * 2 * 2 * len(facts["settings"]["random_heads"])
     for row in facts["heads"]:
         assert math.isfinite(row["estimate"])
     drawn = invoke("plot", "confirm", out, "-o", tmp_path / "fig.svg")

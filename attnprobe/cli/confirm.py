@@ -84,7 +84,7 @@ def confirm(
         print(found.to_json())
         return
     print(found.verdict())
-    show_table([_head(row) for row in found.heads], title="Chosen heads on the other half")
+    show_table([_head(row) for row in found.heads_table()], title="Chosen heads on the other half")
     for outcome in dict.fromkeys(row["outcome"] for row in found.to_table()):
         rows = [_change(row) for row in found.to_table() if row["outcome"] == outcome]
         show_table(rows, title=f"What changes without them: {outcome.replace('_', ' ')}")

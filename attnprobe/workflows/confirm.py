@@ -138,7 +138,12 @@ def confirm(
         "n_tasks_second": len({tasks[one] for one in halves[1]}), "n_records": len(asked),
         "model": loaded.name, "random_heads": [list(map(list, one)) for one in sets],
     }  # fmt: skip
-    return Confirmation(first.title, rows, changed, draws, stated, (*refused, *failed))
+    few = (
+        f"{settings.n_draws} sets of random heads: there are only {len(sets)} different ones of "
+        "the same layers",
+    )
+    refused = (*refused, *failed, *(few if len(sets) < settings.n_draws else ()))
+    return Confirmation(first.title, rows, changed, draws, stated, refused)
 
 
 def _paired_items(run: Run, settings: ConfirmSettings) -> dict[str, str]:

@@ -205,7 +205,7 @@ def summarised(
     draws: list[dict[str, Any]] = []
     refused: list[str] = []
     for outcome, (before, after) in found.items() if plan.names else ():
-        told = []
+        told: list[xr.Dataset] = []
         for style in sorted(set(styles)):
             own = np.array([one == style for one in styles])
             mine = [task for task, chosen in zip(tasks, own, strict=True) if chosen]

@@ -87,8 +87,8 @@ def pass_fail(
     style = _style(run, settings.style)
     _check_outcome(run, settings.outcome)
     table = run.records if ids is None else run.records.loc[list(ids)]
-    own = table[table["style"] == style]
-    first = own[~own["item"].duplicated()]
+    own = table.loc[table["style"] == style]
+    first = own.drop_duplicates("item")
     passed = {str(one): _passed(run, str(one), settings) for one in first.index}
     scored = [one for one, outcome in passed.items() if outcome is not None]
     if not scored:
@@ -98,7 +98,7 @@ def pass_fail(
         )  # fmt: skip
     key = settings.key if find_measure(settings.measure).has_key else None
     values = measure(run, settings.measure, query=settings.query, key=key, ids=scored)
-    there = ~np.isnan(values.values).all(axis=(1, 2))
+    there = np.asarray(~np.isnan(values.values).all(axis=(1, 2)))
     kept = [one for one, has_value in zip(scored, there, strict=True) if has_value]
     rows, outcomes = values.values[there], np.array([bool(passed[one]) for one in kept])
     tasks = table.loc[kept, "task"].astype(str).to_numpy(dtype=object)
