@@ -76,14 +76,19 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
             run = contrasting.run_of(looker, records, runs, progress)
         with run:
             contrasts = contrasting.contrasts(run)
-        found[looker.name] = {
-            "about": looker.about,
-            "contrasts": [contrasting.facts_of(one) for one in contrasts],
-        }
+            facts = {
+                "about": looker.about,
+                "contrasts": [contrasting.facts_of(one) for one in contrasts],
+            }
+            if looker.trained:
+                with progress_bar(f"{looker.name}, without heads") as progress:
+                    facts["confirmed"] = contrasting.confirmed(run, progress)
+                facts["passing"] = contrasting.passing(run)
+        found[looker.name] = facts
         if not args.quick:
             figure = Path(FIGURES) / f"contrast-{looker.name}.png"
             save(draw(head_panel(contrasts[0])), args.artifacts / figure)
-            found[looker.name]["figure"] = str(figure)
+            facts["figure"] = str(figure)
         print(f"{time.monotonic() - began:6.0f} s  {looker.name}", file=sys.stderr, flush=True)
     return found
 

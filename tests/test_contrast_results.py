@@ -29,7 +29,7 @@ def small():
 
 
 def test_a_control_has_the_shape_of_the_model_and_none_of_its_weights(tmp_path):
-    save_model(tmp_path / "model")
+    save_model(tmp_path / "model", seed=3)
     out = contrasting.randomized(tmp_path / "model", tmp_path / "random")
     trained = AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
     drawn = AutoModelForCausalLM.from_pretrained(out).state_dict()
@@ -55,7 +55,7 @@ def made(tmp_path_factory):
     """What the script makes of a tiny model and its control."""
     tmp_path = tmp_path_factory.mktemp("made")
     artifacts = tmp_path / "artifacts"
-    save_model(artifacts / "reference-model")
+    save_model(artifacts / "reference-model", seed=3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "DATASETS", {data.TEST: small})
         data.publish(tmp_path / "work", artifacts / "data.sha256")
@@ -98,4 +98,15 @@ def test_the_page_tells_of_each_model_and_of_what_was_not_found(made):
         assert f"### {name}" in text
         for found in model["contrasts"]:
             assert f"{found['n_differ']} of {found['n_heads']}" in text
-            assert all(f"- {line}" in text for line in found["verdict"])
+            assert all(line in text for line in found["verdict"])
+
+
+def test_heads_of_a_trained_model_are_tested_by_intervention_and_by_passing(made):
+    facts = json.loads((made / "contrasts.json").read_text(encoding="utf-8"))
+    text = (made / "results.md").read_text(encoding="utf-8")
+    trained, control = facts["models"].values()
+    assert trained["confirmed"]["rows"]
+    assert set(trained["passing"]) == {"coarse", "stepwise"}
+    assert "confirmed" not in control
+    assert all(line in text for line in trained["confirmed"]["verdict"])
+    assert "- Not asked: " in text, "a model with random weights passes nowhere"

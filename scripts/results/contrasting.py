@@ -11,7 +11,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from attnprobe import Contrast, ExtractSettings, Run, contrast, extract
+from attnprobe.errors import ContrastError
 from attnprobe.types import Record
+from attnprobe.workflows.confirm import ConfirmSettings, confirm
+from attnprobe.workflows.passfail import pass_fail
 from results.measuring import SMOLLM2, Progress
 
 A, B = "coarse", "stepwise"
@@ -22,6 +25,8 @@ alone gives; over all ways through what was written before; and what goes to sin
 ALPHA = 0.05
 TOP = 5
 """Heads that are listed of each contrast."""
+INTERVENED = 60
+"""Records of each style that heads are disturbed in."""
 SHOWN = ("layer", "head", "estimate", "low", "high", "p_adjusted", "g_z")
 
 
@@ -35,6 +40,8 @@ class Looker:
     n_per_family: int
     """Problems of each family, in each of the two styles."""
     about: str
+    trained: bool = False
+    """Whether it was trained on such sequences; then heads are also tested by intervention."""
 
     @property
     def is_there(self) -> bool:
@@ -51,12 +58,12 @@ def lookers(artifacts: Path, folder: Path) -> list[Looker]:
     """
     reference = artifacts / "reference-model"
     return [
-        Looker("reference", str(reference), 20, "the reference model"),
+        Looker("reference", str(reference), 20, "the reference model", trained=True),
         Looker(RANDOM, str(randomized(reference, folder / RANDOM)), 20,
                "its architecture with random weights, which has learned nothing"),
-        Looker("smollm2-adapter", str(artifacts / "smollm2-adapter"), 6,
-               "SmolLM2-135M-Instruct with the adapter of `artifacts/smollm2-adapter`"),
         Looker(SMOLLM2, SMOLLM2, 6, "SmolLM2-135M-Instruct as it is"),
+        Looker("smollm2-adapter", str(artifacts / "smollm2-adapter"), 6,
+               "the same with the adapter of `artifacts/smollm2-adapter`", trained=True),
     ]  # fmt: skip
 
 
@@ -118,3 +125,23 @@ def facts_of(found: Contrast) -> dict[str, Any]:
         "methods": found.methods(),
         "heads": [{n: row[n] for n in SHOWN if n in row} for row in rows[:TOP]],
     }
+
+
+def confirmed(run: Run, progress: Progress) -> dict[str, Any]:
+    """Choose heads on half of the families; judge them, and disturb them, on the other half."""
+    settings = ConfirmSettings(A, B, records=INTERVENED)
+    found = confirm(run, settings, on_progress=progress)
+    return {"verdict": found.verdict(ALPHA).splitlines(), "rows": found.to_table()}
+
+
+def passing(run: Run) -> dict[str, list[str]]:
+    """Ask, style by style, whether heads look otherwise where the model would have been right."""
+    told = {}
+    for style in (A, B):
+        try:
+            found = pass_fail(run, style=style, outcome="shown")
+        except ContrastError as error:
+            told[style] = [f"Not asked: {error}"]
+        else:
+            told[style] = found.verdict(ALPHA).splitlines()
+    return told

@@ -1,6 +1,6 @@
 """From the facts of contrasts.json to their part of results.md."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,19 @@ def look_text(facts: Mapping[str, Any]) -> list[str]:
         parts += [f"### {name}", f"{model['about'][0].upper()}{model['about'][1:]}."]
         if figure := model.get("figure"):
             parts.append(f"![Layers by heads: coarse minus stepwise]({figure})")
-        parts += [
-            "\n".join(f"- {line}" for line in found["verdict"]) for found in model["contrasts"]
-        ]
+        parts += map(_listed, _verdicts(model))
     return parts
+
+
+def _verdicts(model: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    """List what was found of one model, each as its first line and the others."""
+    for found in model["contrasts"]:
+        yield found["verdict"]
+    if "confirmed" in model:
+        yield model["confirmed"]["verdict"]
+    for style, lines in model.get("passing", {}).items():
+        yield (f"Where the model passes and where it fails, {style}:", *lines)
+
+
+def _listed(lines: Sequence[str]) -> str:
+    return "\n".join([f"**{lines[0]}**", "", *(f"- {line}" for line in lines[1:])])
