@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 StyleA = Annotated[str, typer.Option("--a", help="Style that positive differences favour.")]
 StyleB = Annotated[str, typer.Option("--b", help="Style it is held against.")]
-Measure = Annotated[str, typer.Option(help="Name of a measure, such as enrichment, mass or entropy.")]
+Measure = Annotated[
+    str, typer.Option(help="Name of a measure, such as enrichment, mass or entropy.")
+]
 Query = Annotated[str, typer.Option(help="Role of the predicted tokens that look.")]
 Key = Annotated[str, typer.Option(help="Role that is looked at.")]
 By = Annotated[
@@ -104,10 +106,19 @@ def contrast(
         print(f"\n{result.methods(methods)}")
     rows = [row for row in result.to_table() if not math.isnan(row["p_adjusted"])]
     rows.sort(key=lambda row: (row["p_adjusted"], -abs(row["estimate"])))
+    shown = [_shown(row) for row in rows[:top]]
     things = {"head": "heads", "layer": "layers", "span": "span pairs"}.get(result.over, "values")
-    show_table(
-        rows[:top], title=f"{min(top, len(rows))} of {len(rows)} tested {things}, by adjusted p"
-    )
+    show_table(shown, title=f"{len(shown)} of {len(rows)} tested {things}, by adjusted p")
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """Take what fits a screen of a row; -o and --json have all of it."""
+    hidden = ("p", "n_tasks", *(("q",) if math.isnan(row["q"]) else ()))
+    return {
+        name: float(f"{value:.3g}") if isinstance(value, float) else value
+        for name, value in row.items()
+        if name not in hidden
+    }
 
 
 def _compared(

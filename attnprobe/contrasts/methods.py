@@ -97,11 +97,11 @@ def _chinese(contrast: Any) -> str:
     unit = "任务" if by_task else "题目"
     permuted = notes["test"] == "permuted labels"
     looks = f"从 {contrast.query} 到 {contrast.key}" if contrast.key else f"在 {contrast.query} 处"
-    subject = f" {contrast.within} " if contrast.within else ""
+    subject = f"的“{contrast.within}”" if contrast.within else ""
     scale = "取差值" if notes["scale"] == "difference" else "取各单位均值之比的 log2"
     sentences = [
         f"对每个{cell}，我们比较了{looks}的注意力指标 {contrast.measure}（单位：{contrast.unit}）"
-        f"的{subject}在 {contrast.a} 与 {contrast.b} 之间的差异（{scale}），共 "
+        f"{subject}在 {contrast.a} 与 {contrast.b} 之间的差异（{scale}），共 "
         f"{contrast.n_pairs} 个配对题目，来自 {n_tasks} 个任务",
         "同一任务的题目并不独立，因此先在任务内取平均，并以任务为推断单位"
         if by_task
