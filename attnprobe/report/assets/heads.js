@@ -40,7 +40,12 @@ async function selectHead(layer, head) {
   writeAddress();
   fillHeadControls();
   element("head-title").textContent = `${words.layer} ${layer}, ${words.head} ${head}`;
-  const piece = await source.head(layer, head);
+  const panel = element("head-panel");
+  const waiting = setTimeout(() => panel.classList.add("busy"), 150);
+  const piece = await source.head(layer, head).finally(() => {
+    clearTimeout(waiting);
+    panel.classList.remove("busy");
+  });
   if (mine !== order) return; // another head was chosen meanwhile
   current = piece;
   fillHeadFacts(layer, head);

@@ -100,4 +100,5 @@ function firstRecord() {
   return best === undefined ? null : records.id[best];
 }
 
+addEventListener("unhandledrejection", (event) => { event.preventDefault(); fail(event.reason); });
 begin().catch(fail);
