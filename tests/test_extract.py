@@ -193,7 +193,7 @@ def test_bad_requests_are_refused_with_what_there_is(loaded, tmp_path):
         ExtractSettings(keep=("row",))
     assert str(caught.value) == (
         "--keep: unknown kind of capture; got row; did you mean 'rows'? there is: full, pooled, "
-        "rows, steps."
+        "rows, steps, value_norms."
     )
     with pytest.raises(SelectionError, match="--decode: unknown decoding; got sampel"):
         ExtractSettings(decode="sampel")
