@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -12,7 +13,7 @@ from matplotlib.text import Text
 
 from attnprobe.figures.bars import SERIES
 from attnprobe.figures.looks import POINT, Look
-from attnprobe.panels.lines import LinePanel
+from attnprobe.panels.lines import Line, LinePanel
 
 COLOURS = (*SERIES, "#999999", "#000000")
 """Colours of lines, told apart with every common colour blindness."""
@@ -34,19 +35,35 @@ class Ink:
 
 
 def inks_of(panels: Sequence[LinePanel]) -> dict[str, Ink]:
-    """Give every label its colour and pattern."""
+    """Give every label its colour and pattern.
+
+    Of areas the largest come first, so that hatches are left for the smallest.
+    """
     lines = {line.label: line for panel in panels for line in panel.lines}
-    hues = _numbered(line.hue or line.label for line in lines.values())
-    dashes = _numbered(line.dash or line.label for line in lines.values())
-    colours = _AREAS if any(panel.stacked for panel in panels) else COLOURS
+    order, colours = list(lines.values()), COLOURS
+    if any(panel.stacked for panel in panels):
+        order.sort(key=lambda line: -_largest(line.label, panels))
+        colours = _AREAS
+    hues = _numbered(line.hue or line.label for line in order)
+    dashes = _numbered(line.dash or line.label for line in lines.values() if _has_dash(line))
     return {
         label: Ink(
             colours[hues[line.hue or label] % len(colours)],
-            _DASHES[dashes[line.dash or label] % len(_DASHES)],
+            _DASHES[dashes[line.dash or label] % len(_DASHES)] if _has_dash(line) else _DASHES[0],
             _HATCHES[hues[line.hue or label] // len(colours) % len(_HATCHES)],
         )
         for label, line in lines.items()
     }
+
+
+def _has_dash(line: Line) -> bool:
+    """Whether a pattern tells something of a line: one known by its hue alone is solid."""
+    return bool(line.dash or not line.hue)
+
+
+def _largest(label: str, panels: Sequence[LinePanel]) -> float:
+    shares = [line.y for panel in panels for line in panel.lines if line.label == label]
+    return float(np.nanmax(np.concatenate(shares), initial=0.0))
 
 
 def _numbered(names: Iterable[str]) -> dict[str, int]:
