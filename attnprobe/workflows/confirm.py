@@ -3,21 +3,21 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import xarray as xr
 
 from attnprobe.attention.ablating import MODES
-from attnprobe.contrasts import Contrast, compare, contrast, pair_items, select_styles
+from attnprobe.contrasts import Contrast, contrast, select_styles
 from attnprobe.contrasts.confirmation import Confirmation, head_rows
+from attnprobe.contrasts.controls import judged_heads, strongest_heads, summarised
 from attnprobe.contrasts.inference import SCOPES
 from attnprobe.contrasts.splitting import Heads, matched_heads, split_items, split_unit
 from attnprobe.errors import ContrastError, SelectionError, nearest
 from attnprobe.measures import find_measure, measure
 from attnprobe.models import LoadedModel
 from attnprobe.store import Run
-from attnprobe.workflows.intervening import INTERVENTIONS, Intervening, intervene, summarised
+from attnprobe.workflows.intervening import INTERVENTIONS, Intervening, intervene
 from attnprobe.workflows.reloading import reload_model
 
 
@@ -119,7 +119,7 @@ def confirm(
     halves = split_items(tasks, by, rng)
     ids = [_ids_of(run, settings, half) for half in halves]
     first = _chosen_by(run, settings, by, ids[0])
-    chosen = _strongest(first.effects, settings.top)
+    chosen = strongest_heads(first.effects, settings.top)
     there = {int(layer): first.effects["head"].values.tolist() for layer in first.effects["layer"]}
     sets = matched_heads(chosen, there, settings.n_draws, rng)
     rows = head_rows(chosen, first.effects, _judged(run, settings, by, ids[1], chosen))
@@ -130,7 +130,7 @@ def confirm(
     found = intervene(run, asked, loaded, plan, references, on_progress)
     table = run.records.loc[asked]
     changed, draws, failed = summarised(
-        found, table["task"].tolist(), table["style"].tolist(), plan, by, settings.seed
+        found, table["task"].tolist(), table["style"].tolist(), plan.names, by, settings.seed
     )
     stated = asdict(settings) | {
         "by": by, "scope": SCOPES[by], "unit": first.unit, "n_first": len(halves[0]),
@@ -183,33 +183,12 @@ def _chosen_by(run: Run, settings: ConfirmSettings, by: str, ids: Sequence[str])
     return found
 
 
-def _strongest(effects: xr.Dataset, most: int) -> Heads:
-    """Choose the heads with the smallest adjusted p-values, larger standardised effects first."""
-    p = effects["p_adjusted"].values
-    size = np.nan_to_num(np.abs(effects["g_z"].values), nan=0.0)
-    order = np.lexsort((-size.ravel(), np.nan_to_num(p, nan=2.0).ravel()))
-    tested = [flat for flat in order[:most] if not np.isnan(p.ravel()[flat])]
-    rows, columns = np.unravel_index(np.array(tested, int), p.shape)
-    layers, heads = effects["layer"].values[rows], effects["head"].values[columns]
-    return tuple(zip(layers.tolist(), heads.tolist(), strict=True))
-
-
-def _judged(
-    run: Run, settings: ConfirmSettings, by: str, ids: Sequence[str], chosen: Heads
-) -> xr.Dataset:
+def _judged(run: Run, settings: ConfirmSettings, by: str, ids: Sequence[str], chosen: Heads) -> Any:
     """Estimate and test the chosen heads, and no others, on the other half."""
     key = settings.key if find_measure(settings.measure).has_key else None
     values = measure(run, settings.measure, query=settings.query, key=key, ids=list(ids))
-    mine = np.zeros(values.shape[1:], bool)
-    layers, heads = values["layer"].values.tolist(), values["head"].values.tolist()
-    for layer, head in chosen:
-        mine[layers.index(layer), heads.index(head)] = True
-    unit: Literal["task", "item"] = "task" if by == "task" else "item"
     with _on_half("the half that heads are judged on"):
-        first, second, tasks, _ = pair_items(values, settings.a, settings.b)
-        kept = [np.where(mine, side, np.nan) for side in (first, second)]
-        found = compare(kept[0], kept[1], tasks, by=unit, rng=settings.seed)
-    return found.assign_coords(layer=layers, head=heads)
+        return judged_heads(values, (settings.a, settings.b), chosen, by, settings.seed)
 
 
 @contextmanager

@@ -3,17 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
-import xarray as xr
 from jaxtyping import Float
 
 from attnprobe.attention import Edge, HeadOutputs, ablate_heads, head_outputs, knockout
-from attnprobe.contrasts import Changes, Outcomes, changes
-from attnprobe.contrasts.confirmation import AXES, BEYOND, CHOSEN, RANDOM
 from attnprobe.contrasts.splitting import Heads
-from attnprobe.errors import AttnprobeError, ContrastError
+from attnprobe.errors import AttnprobeError
 from attnprobe.models import LoadedModel
 from attnprobe.store import Run
 from attnprobe.types import Encoding
@@ -176,93 +172,3 @@ def _measured(
             with edited(None):
                 found["passed"] += passes(loaded, encoding, positions[0], some)
     return found
-
-
-def summarised(
-    found: Found,
-    tasks: Sequence[str],
-    styles: Sequence[str],
-    plan: Intervening,
-    by: str,
-    seed: int,
-) -> tuple[Changes | None, tuple[dict[str, Any], ...], tuple[str, ...]]:
-    """Turn outcomes into changes with intervals, style by style.
-
-    Args:
-        found: From `intervene`.
-        tasks: Task of each record.
-        styles: Style of each record.
-        plan: What was done.
-        by: Unit of inference.
-        seed: Of flips and resamples.
-
-    Returns:
-        Changes of the chosen heads, of random ones (averaged over draws) and their difference; the
-        mean change in each draw; what could not be tested, and why.
-    """
-    unit: Literal["task", "item"] = "task" if by == "task" else "item"
-    effects: dict[str, xr.Dataset] = {}
-    draws: list[dict[str, Any]] = []
-    refused: list[str] = []
-    for outcome, (before, after) in found.items() if plan.names else ():
-        told: list[xr.Dataset] = []
-        for style in sorted(set(styles)):
-            own = np.array([one == style for one in styles])
-            mine = [task for task, chosen in zip(tasks, own, strict=True) if chosen]
-            given = _outcomes_of(before[own], after[own], mine, style, plan)
-            try:
-                done = changes({outcome: given}, "", by=unit, rng=seed)
-            except ContrastError as error:
-                refused.append(f"{outcome.replace('_', ' ')}, {error}")
-                continue
-            told.append(done.effects[outcome])
-            draws += _draws(outcome, style, before[own], after[own], mine, plan, by)
-        if told:
-            effects[outcome] = xr.concat(told, dim="style")
-    if not effects:
-        return None, tuple(draws), tuple(refused)
-    title = "chosen heads against random ones of the same layers"
-    stated = {"by": by, "rng": seed, "mode": plan.mode, "n_draws": len(plan.sets) - 1}
-    return Changes(effects, title, stated, AXES), tuple(draws), tuple(refused)
-
-
-def _outcomes_of(
-    before: Float[np.ndarray, " record"],
-    after: Float[np.ndarray, "record intervention set"],
-    tasks: Sequence[str],
-    style: str,
-    plan: Intervening,
-) -> Outcomes:
-    chosen, random = after[..., 0], after[..., 1:].mean(axis=-1)
-    unchanged = np.broadcast_to(before[:, None], chosen.shape)
-    return Outcomes(
-        before=np.stack([unchanged, unchanged, random], axis=-1),
-        after=np.stack([chosen, random, chosen], axis=-1),
-        tasks=tuple(tasks),
-        styles=(style,) * len(tasks),
-        windows=plan.names,
-        spans=(CHOSEN, RANDOM, BEYOND),
-    )
-
-
-def _draws(
-    outcome: str,
-    style: str,
-    before: Float[np.ndarray, " record"],
-    after: Float[np.ndarray, "record intervention set"],
-    tasks: Sequence[str],
-    plan: Intervening,
-    by: str,
-) -> list[dict[str, Any]]:
-    """Average the change in each draw as the estimates do: within tasks first, by task."""
-    change = after[..., 1:] - before[:, None, None]
-    there = ~np.isnan(change).any(axis=(1, 2))
-    names = np.asarray(tasks)[there]
-    groups = [names == name for name in sorted(set(names.tolist()))] if by == "task" else [...]
-    mean = np.mean([change[there][group].mean(axis=0) for group in groups], axis=0)
-    return [
-        {"outcome": outcome, "style": style, "intervention": name, "draw": draw,
-         "change": float(mean[place, draw])}
-        for place, name in enumerate(plan.names)
-        for draw in range(mean.shape[1])
-    ]  # fmt: skip
