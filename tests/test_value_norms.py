@@ -9,15 +9,16 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from attnprobe.attention import Survey, measured_values, record
 from attnprobe.capturing import CaptureSettings, capture
-from attnprobe.encode import encode
+from attnprobe.encode import encode, with_prefix
 from attnprobe.errors import MeasureError, ModelError, SelectionError, StoreError
 from attnprobe.measures import measure
 from attnprobe.measures.values import value_norm_enrichment, value_norm_mass
-from attnprobe.models import load_model
+from attnprobe.models import load_model, transformers_model
 from attnprobe.store import open_run, verify
 from attnprobe.store.exporting import export
 from attnprobe.workflows.extract import ExtractSettings, extract
 from tests.handmade import MIXES, N_HEADS, SIZE, Attention, HandMade
+from tests.model_kinds import save_adapter
 from tests.store.builders import edit_json, make_captures, open_writer, reseal, write_missing
 from tests.test_measures_rows import random_rows
 from tests.tiny import make_record, save_model, tiny_llama
@@ -271,3 +272,24 @@ def test_a_run_is_measured_as_its_rows_and_lengths_say(run):
         )
     whole = measure(run, "value_norm_mass", query="answer")
     assert np.nansum(whole.values, axis=-1) == pytest.approx(1, abs=0.35)
+
+
+def test_virtual_tokens_have_values_too_and_padding_has_none(tmp_path):
+    from peft import PrefixTuningConfig
+
+    config = PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    save_adapter(tmp_path / "adapter", tiny_llama(), config, save_model(tmp_path / "base"))
+    loaded = load_model(str(tmp_path / "adapter"), device="cpu")
+    encodings = [
+        with_prefix(encode(make_record(i, length=4 + 3 * i), loaded.tokenizer), 3) for i in range(3)
+    ]
+    alone, batched = [], []
+    capture(loaded, encodings, CaptureSettings(("rows", "value_norms")), alone)
+    capture(loaded, encodings, CaptureSettings(("rows", "value_norms"), batch_size=3), batched)
+    matrix = transformers_model(loaded.model).model.layers[1].self_attn.o_proj.weight.detach()
+    values = loaded.model.get_prompt(batch_size=1).layers[1].values  # batch, head, key, size
+    expected = by_hand(values.detach().transpose(1, 2), matrix)[0]
+    for one, other in zip(alone, batched, strict=True):
+        assert one.value_norms.shape[-1] == one.encoding.n_tokens
+        assert other.value_norms == pytest.approx(one.value_norms, rel=1e-3)
+        assert one.value_norms[1, :, :3] == pytest.approx(expected.numpy(), rel=1e-3)
