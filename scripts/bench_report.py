@@ -100,6 +100,7 @@ def click_heads(page: Page, session: Any) -> tuple[list[float], float]:
     grid = page.evaluate("document.getElementById('grid').data[0].z.map(row => row.length)")
     page.evaluate(CLICKED)
     began = cpu_seconds(session)
+    page.evaluate("document.getElementById('grid').scrollIntoView({ block: 'center' })")
     box = page.locator("#grid .nsewdrag").first.bounding_box()
     for number in range(CLICKS):
         row, column = (7 * number + 3) % len(grid), (5 * number + 1) % grid[0]

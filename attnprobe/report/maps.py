@@ -11,7 +11,7 @@ from attnprobe.report.findings import Notice
 from attnprobe.report.page import embedded
 from attnprobe.report.pairs import spread
 from attnprobe.report.payload import Payload
-from attnprobe.report.rows import attention_rows, has_rows
+from attnprobe.report.rows import attention_rows, has_rows, layer_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +118,8 @@ def choose_maps(
     if has_rows(run):
         wanted = [(name, *head) for _, head, names in examples for name in names]
         _add_heads(maps, run, wanted, EXAMPLE_SHARE * budget.maps)
-        every = [
-            (name, layer, head)
-            for pair in pairs[: budget.every_pairs]
-            for name in pair.first
-            for layer in run.layers
-            for head in run.heads
-        ]
-        _add_heads(maps, run, every, float(budget.maps))
+        every = [name for pair in pairs[: budget.every_pairs] for name in pair.first]
+        _add_every(maps, run, every, float(budget.maps))
     return maps, _left_out(maps, payload)
 
 
@@ -159,6 +153,14 @@ def _add_heads(maps: Maps, run: Any, wanted: Sequence[tuple[str, int, int]], lim
             partial(attention_rows, run, name, layer, head), limit,
         ):  # fmt: skip
             return
+
+
+def _add_every(maps: Maps, run: Any, names: Sequence[str], limit: float) -> None:
+    for name in names:
+        for layer in run.layers:
+            for head, piece in layer_rows(run, name, layer).items():
+                if not maps.add("attention", name, f"{layer}.{head}", partial(dict, piece), limit):
+                    return
 
 
 def _left_out(maps: Maps, payload: Payload) -> list[Notice]:

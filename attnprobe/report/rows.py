@@ -4,11 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
+from jaxtyping import Float
 
 from attnprobe.errors import MeasureError
 from attnprobe.panels.tokens import token_labels
 from attnprobe.report.coding import coded_rows, plain
 from attnprobe.types import Encoding
+
+MOST_AT_ONCE = 2**27
+"""Bytes of weights that are in memory together; of long records fewer layers are read at once."""
 
 
 def attention_rows(
@@ -36,18 +41,39 @@ def attention_rows(
         SelectionError: If there is no such record, layer or head.
     """
     require_rows(run)
+    encoding = run.encoding(record_id)
     layers = list(run.layers) if layer is None else [layer]
+    at_once = max(1, MOST_AT_ONCE // (4 * len(run.heads) * encoding.n_tokens**2))
     total: Any = 0.0
     rows: Any = None
-    for one in layers:  # a layer at a time: all heads of a long record would not fit in memory
-        rows = run.weights(record_id, layer=one, head=head)
-        total = total + rows.values.mean(axis=(0, 1), dtype=np.float64)
+    for start in range(0, len(layers), at_once):
+        rows = run.weights(record_id, layer=layers[start : start + at_once], head=head)
+        total = total + rows.values.mean(axis=1, dtype=np.float64).sum(axis=0)
+    return _written(rows, total / len(layers), None if every else encoding)
+
+
+def layer_rows(run: Any, record_id: str, layer: int) -> dict[int, dict[str, Any]]:
+    """Write where the predicted tokens of a record look, by each head of a layer.
+
+    Returns:
+        head → what `attention_rows` returns.
+    """
+    require_rows(run)
+    rows, encoding = run.weights(record_id, layer=layer), run.encoding(record_id)
+    return {
+        int(head): _written(rows, rows.values[0, place].astype(np.float64), encoding)
+        for place, head in enumerate(rows["head"].values)
+    }
+
+
+def _written(
+    rows: xr.DataArray, values: Float[np.ndarray, "query key"], steps_of: Encoding | None
+) -> dict[str, Any]:
+    """Write rows: those of the steps of a record, or all."""
     queries, first = rows["query"].values, rows["first_key"].values
     length = rows["last_key"].values - first + 1
-    kept = slice(None)
-    if not every:
-        kept = np.isin(queries, run.encoding(record_id).step_queries)
-    piece = coded_rows((total / len(layers))[kept], first[kept], length[kept])
+    kept = slice(None) if steps_of is None else np.isin(queries, steps_of.step_queries)
+    piece = coded_rows(values[kept], first[kept], length[kept])
     return {"queries": queries[kept].tolist(), **piece}
 
 
