@@ -28,7 +28,7 @@ from tests.test_knockout import message
 from tests.test_score import saying
 from tests.tiny import make_record, make_tokenizer
 
-QUICK = PredictionSettings(n_heads=5, n_permutations=19, n_bootstrap=200)
+QUICK = PredictionSettings(n_heads=5, n_permutations=20, n_bootstrap=200)
 
 
 def world(seed=0, n_tasks=8, n_items=30, n_layers=4, n_heads=10, effect=0.0, easy=0.0):
@@ -214,7 +214,7 @@ def test_a_model_of_heads_predicts_in_new_tasks_what_the_baselines_cannot():
     assert list(models["model"].values) == [HEADS, "length", BASELINES, BOTH]
     heads = models.sel(model=HEADS)
     assert heads["low"] > 0.6
-    assert heads["p"] == 1 / 20
+    assert heads["p"] == 1 / 21
     assert heads["gain_low"] > 0.05
     assert models.sel(model="length")["p"] > 0.05
     assert np.isnan(models.sel(model="length")["gain"])
@@ -242,7 +242,7 @@ def test_heads_add_nothing_where_length_explains_passing():
     length = rng.normal(size=len(tasks)) + 1.5 * passed
     values = 0.8 * length[:, None, None] + values
     found = predict_passes(values, passed, tasks, {"length": length[:, None]}, QUICK).models
-    assert found.sel(model=HEADS)["p"] == 0.05  # heads alone look as if they told something
+    assert found.sel(model=HEADS)["p"] < 0.05  # heads alone look as if they told something
     assert found.sel(model="length")["auroc"] > 0.8
     assert found.sel(model=BOTH)["gain_low"] < 0 < found.sel(model=BOTH)["gain_high"] + 0.02
 
