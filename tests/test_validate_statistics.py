@@ -66,7 +66,7 @@ def test_a_shifting_sink_is_an_outcome_of_its_own():
 
 
 def test_recency_moves_enrichment_but_not_what_is_beyond_recency():
-    found = mean_of(attending.recency, 1)
+    found = mean_of(attending.recency, 1, 32.0)
     assert found["mass"] == found["enrichment"] == 1.0
     assert found["enrichment beyond recency"] == 0.0
 
@@ -110,7 +110,9 @@ def test_blocks_of_other_sources_are_not_kept(tmp_path):
     lines = [json.loads(line) | {"code": "other"} for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert len(blocks.Blocks(path, of_any_code=True).lines) == 1
-    assert blocks.Blocks(path).lines == []
+    assert blocks.Blocks(path).found([COIN]) == []
+    assert len(blocks.Blocks(path, of_any_code=True).found([COIN])) == 2
+    assert [first for _, first, _ in blocks.Blocks(path).missing([COIN])] == [0, 25, 50]
 
 
 def test_what_does_not_hold_is_said_and_fails(tmp_path, monkeypatch, capsys):

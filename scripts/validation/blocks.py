@@ -4,8 +4,10 @@ import ast
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,20 @@ BLOCK = 25
 """Runs between two saves."""
 
 
-def code() -> str:
-    """Hash the sources that the results come from, but for comments and layout."""
-    here = sorted(Path(__file__).parent.glob("*.py"))
-    used = [Path(str(module.__file__)) for module in (flips, labels, arrays, influence, profiles)]
-    sources = [path for path in here if path.name not in ("blocks.py", "page.py")] + used
+USED = {
+    "gaussian": (flips, labels),
+    "attending": (flips, arrays, profiles),
+    "chains": (flips, influence),
+}
+"""What the worlds of a file are tested with."""
+
+
+def code(study: Study) -> str:
+    """Hash the sources that a study's results come from, but for comments and layout."""
+    function = study.run.func if isinstance(study.run, partial) else study.run
+    world = sys.modules[function.__module__]
+    modules = (world, *USED.get(function.__module__.rpartition(".")[2], ()))
+    sources = [Path(str(module.__file__)) for module in modules]
     parsed = [ast.dump(ast.parse(path.read_text(encoding="utf-8"))) for path in sources]
     return hashlib.sha256("".join(parsed).encode()).hexdigest()[:12]
 
@@ -58,13 +69,19 @@ class Blocks:
     """Blocks of runs in a file, one JSON line each."""
 
     def __init__(self, path: Path, share: float = 1.0, *, of_any_code: bool = False) -> None:
-        self.path, self.share, self.code = path, share, code()
+        self.path, self.share, self.of_any_code = path, share, of_any_code
         self.lines: list[dict[str, Any]] = []
         if path.exists():
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            self.lines = [line for line in lines if of_any_code or line["code"] == self.code]
-            if len(self.lines) < len(lines):
-                self._write()
+            text = path.read_text(encoding="utf-8")
+            self.lines = [json.loads(line) for line in text.splitlines()]
+
+    def _of(self, study: Study) -> list[dict[str, Any]]:
+        """Return the blocks of a study that are still true."""
+        lines = [line for line in self.lines if line["study"] == study.name]
+        if self.of_any_code:
+            return lines
+        today = code(study)
+        return [line for line in lines if line["code"] == today]
 
     def n_runs(self, study: Study) -> int:
         """Return how many runs of a study are wanted."""
@@ -72,7 +89,10 @@ class Blocks:
 
     def missing(self, studies: Iterable[Study]) -> Iterator[tuple[Study, int, int]]:
         """Yield the blocks to run, the first of every study before the second of any."""
-        done = {(line["study"], line["first"], line["n"]) for line in self.lines}
+        studies = list(studies)
+        done = {
+            (study.name, line["first"], line["n"]) for study in studies for line in self._of(study)
+        }
         wanted = [
             (study, first, min(BLOCK, self.n_runs(study) - first))
             for study in studies
@@ -84,7 +104,9 @@ class Blocks:
 
     def run(self, study: Study, first: int, n_runs: int) -> None:
         """Run a block and save it."""
-        line = {"study": study.name, "first": first, "n": n_runs, "code": self.code}
+        line = {"study": study.name, "first": first, "n": n_runs, "code": code(study)}
+        place = (study.name, first)
+        self.lines = [one for one in self.lines if (one["study"], one["first"]) != place]
         self.lines.append(line | study.block(first, n_runs))
         self._write()
 
@@ -100,7 +122,7 @@ class Blocks:
         """Put the blocks of each study together."""
         results = []
         for study in studies:
-            lines = [line for line in self.lines if line["study"] == study.name]
+            lines = self._of(study)
             n = sum(line["n"] for line in lines)
             for outcome in lines[0]["sums"] if lines else ():
                 total = sum(line["sums"][outcome] for line in lines)
