@@ -19,7 +19,7 @@ COMPARED = pytest.mark.mpl_image_compare(
 @pytest.fixture(autouse=True)
 def no_hinting():
     """Draw glyphs as they are outlined: hinting differs between builds of FreeType."""
-    with mpl.rc_context({"text.hinting": "none", "text.hinting_factor": 1}):
+    with mpl.rc_context({"text.hinting": "none"}):
         yield
 
 
