@@ -31,9 +31,10 @@ def head_panel(contrast: Contrast, alpha: float = 0.05, notice: str = "") -> Pan
     effects = contrast.effects.transpose("layer", "head")
     values = np.asarray(effects["estimate"].values, dtype=np.float64)
     marks = np.asarray(effects["p_adjusted"].values < alpha)
+    units = f"{effects.attrs['n_units']} {effects.attrs['by']}s"
     test = (
-        f"at a family-wise error rate of {alpha:g} ({effects.attrs['test']} by {effects.attrs['by']}, "
-        f"{effects.attrs['n_units']} {effects.attrs['by']}s)"
+        f"at a family-wise error rate of {alpha:g} ({effects.attrs['test']} by "
+        f"{effects.attrs['by']}, {units})"
     )
     scope = effects.attrs["scope"]
     return Panel(

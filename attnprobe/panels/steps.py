@@ -84,9 +84,8 @@ def step_panels(
     ]
     _require_steps(found, query, run)
     roles = _common(found)
-    groups = [
-        (style, outcome) for style in wanted for outcome in ((passed and _OUTCOMES) or [None])
-    ]
+    outcomes: list[bool | None] = [None] if passed is None else [*_OUTCOMES]
+    groups = [(style, outcome) for style in wanted for outcome in outcomes]
     panels = [
         _mean_panel(
             _heading(style, outcome),
