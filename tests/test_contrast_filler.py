@@ -56,7 +56,7 @@ def enrichment(row, window, apart):
 def test_filler_is_the_mean_over_windows_of_the_same_length(stored, measured):
     name = measured.__name__
     found = contrast(stored, a="coarse", b="stepwise", key="coarse_history", measure=name)
-    items = sorted({item for item in stored.records["item"]})
+    items = sorted(set(stored.records["item"]))
     tasks = {item: [] for item in stored.records["task"]}
     for item in items:
         own = stored.step_mass(f"{item}/coarse")
