@@ -38,10 +38,7 @@ def heads() -> Panel:
 def token_map(n: int = 1000) -> MapPanel:
     n_prompt, n_spans = int(0.8 * n), 8
     edges = np.linspace(0, n, n_spans + 1).astype(int).tolist()
-    spans = tuple(
-        Span(start, stop, f"step_{i}")
-        for i, (start, stop) in enumerate(pairwise(edges))
-    )
+    spans = tuple(Span(start, stop, f"step_{i}") for i, (start, stop) in enumerate(pairwise(edges)))
     record = Record("item/coarse", "item", "coarse", (Segment("history", "x"),))
     encoding = Encoding(
         record=record, ids=np.arange(n, dtype=np.int32), texts=tuple(f"t{i}" for i in range(n)),

@@ -280,7 +280,7 @@ def test_the_command_tells_saves_and_draws(folder, tmp_path):
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
     assert "2 heads chosen on 6 items of 6 tasks, and judged on 6 others" in done.stdout
-    assert "The claim holds for: on these tasks only." in done.stdout
+    assert "The claim holds for: these tasks only." in done.stdout
     assert "Knockout, coarse: the pass rate changes by +0 [+0, +0]" in done.stdout
     facts = json.loads(out.read_text(encoding="utf-8"))
     passed = [row for row in facts["changes"] if row["outcome"] == "passed"]

@@ -89,7 +89,7 @@ def test_too_few_tasks_are_refused_with_the_smallest_p():
     assert "3 and 4 tasks, which can give 0.029" in str(caught.value)
     assert compare_groups(*pairs(n_seen=3, n_unseen=4)).attrs["p_smallest"] == 1 / 35
     by_item = compare_groups(*pairs(n_seen=3, n_unseen=3), by="item")
-    assert by_item.attrs["scope"] == "on these tasks only"
+    assert by_item.attrs["scope"] == "these tasks only"
 
 
 def test_an_unknown_group_lists_what_there_is():

@@ -103,7 +103,7 @@ def test_the_estimate_is_the_mean_of_task_means_and_the_item_mean_by_item():
     assert compare(a, 0 * a, tasks)["estimate"].item() == pytest.approx((1 + 5 * 5) / 6)
     by_item = compare(a, 0 * a, tasks, by="item")
     assert by_item["estimate"].item() == pytest.approx(28 / 8)
-    assert by_item.attrs["scope"] == "on these tasks only"
+    assert by_item.attrs["scope"] == "these tasks only"
 
 
 def test_the_interval_holds_the_mean_and_agrees_with_scipy():
@@ -313,7 +313,7 @@ def test_verdict_says_when_nothing_could_have_been_found():
 
 def test_by_item_is_labelled():
     text = contrast(memory_run(n_tasks=3), a="coarse", b="stepwise", by="item").verdict()
-    assert "The claim holds for: on these tasks only." in text
+    assert "The claim holds for: these tasks only." in text
 
 
 def test_sink_mass_needs_no_key():

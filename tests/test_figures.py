@@ -252,3 +252,18 @@ def test_outlines_are_told_by_the_font_file(tmp_path):
     assert fonts._sfnt_version(plain) == fonts._sfnt_version(collection) == b"OTTO"
     assert not fonts.has_postscript_outlines(fonts.BASE)
     assert not fonts.has_postscript_outlines("No Such Font")
+
+
+def test_panels_beside_one_with_marks_look_like_it_and_do_not_contradict_it():
+    marked = panel(
+        np.ones((1, 2)), rows=("a",), marks=np.array([[True, False]]), mark_note="differs"
+    )
+    none = np.zeros((1, 2), dtype=bool)
+    bare = panel(np.ones((1, 2)), rows=("a",), marks=none, mark_note="No cell differs.")
+    figure = draw([marked, bare])
+    words = " ".join(words for words, _ in texts_of(figure))
+    assert "• differs" in words
+    assert "No cell differs" not in words
+    assert not any(axes.texts for axes in figure.axes[:2])
+    assert "No cell differs." in " ".join(words for words, _ in texts_of(draw([bare, bare])))
+    assert all(axes.texts for axes in draw([bare, bare]).axes[:2])

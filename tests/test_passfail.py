@@ -119,7 +119,7 @@ def test_the_head_that_passing_depends_on_is_found_and_no_other():
     assert np.argwhere(marked).tolist() == [[2, 3]]
     assert found["low"][2, 3] > 0.6
     assert found["p_tasks"][2, 3] < 0.05
-    assert found.attrs["scope"] == "on these tasks only"
+    assert found.attrs["scope"] == "these tasks only"
 
 
 def test_a_head_that_only_tells_easy_tasks_from_hard_ones_is_not_found():
@@ -322,7 +322,7 @@ def test_the_verdict_says_what_was_found_and_what_not(result):
     assert "1 of 40 heads tell passed from failed records of the same task" in told
     assert "1 higher where the model passes, 0 lower" in told
     assert "layer 2 head 3 0." in told
-    assert "The claim holds for: on these tasks only." in told
+    assert "The claim holds for: these tasks only." in told
     assert (
         "A model of 5 heads, chosen and learned without the task it is tried on, predicts" in told
     )

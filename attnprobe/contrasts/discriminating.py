@@ -20,7 +20,7 @@ from attnprobe.contrasts.flips import sign_flip_test
 from attnprobe.contrasts.inference import ALPHA, MIN_UNITS
 from attnprobe.errors import ContrastError
 
-ON_THESE_TASKS = "on these tasks only"
+ON_THESE_TASKS = "these tasks only"
 
 
 def discriminate(

@@ -13,7 +13,7 @@ MIN_UNITS = 6
 """Fewer units cannot give p < 0.05: with five, the smallest two-sided p is 2/2⁵ = 0.0625."""
 MIN_UNITS_FOR_SCREENING = 12
 """From so many units on, single p-values are fine enough to screen heads by."""
-SCOPES: Mapping[str, str] = {"task": "new tasks like these", "item": "on these tasks only"}
+SCOPES: Mapping[str, str] = {"task": "new tasks like these", "item": "these tasks only"}
 """What a claim speaks of, by the unit of inference."""
 SCALES: Mapping[str, str] = {
     "difference": "a − b",

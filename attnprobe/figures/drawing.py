@@ -109,11 +109,17 @@ def _texts(panels: Sequence[Panel], caption: str) -> Iterator[str]:
 
 
 def _caption(panels: Sequence[Panel]) -> str:
-    """Gather what the reader must know, each sentence once."""
+    """Gather what the reader must know, each sentence once.
+
+    Where one panel has marks, another without any needs no words for their absence.
+    """
+    marked = [panel.marks is not None and bool(panel.marks.any()) for panel in panels]
     lines = []
-    for panel in panels:
-        marked = panel.marks is not None and panel.marks.any()
-        lines.append(f"• {panel.mark_note}" if marked else panel.mark_note)
+    for panel, has_marks in zip(panels, marked, strict=True):
+        if has_marks:
+            lines.append(f"• {panel.mark_note}")
+        elif not any(marked):
+            lines.append(panel.mark_note)
         lines.append(panel.note)
     for panel in panels:
         if np.isnan(panel.values).any():

@@ -77,13 +77,13 @@ def fit(
         figure.set_figheight(wanted + surplus)
     lay_out(figure)
     figure.set_layout_engine("none")  # what fits stays as it is, and saving is faster
+    marked = any(panel.marks is not None and panel.marks.any() for panel in panels)
     for axes, panel in zip(row, panels, strict=True):
         width, height = _cell_points(axes, panel)
         for collection in axes.collections:
             if isinstance(collection, PathCollection):
                 side = float(np.clip(0.35 * min(width, height), 1.5, look.font * 0.6))
                 collection.set_sizes([side**2])
-        marked = panel.marks is not None and panel.marks.any()
         if not _numbered(panel.rows) and not marked:
             _write_values(axes, panel, 0.75 * look.font, width)
 
