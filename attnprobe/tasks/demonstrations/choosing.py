@@ -161,12 +161,8 @@ class Chooser:
 
 def _rank_clusters(points: np.ndarray, k: int, seed: int) -> list[list[int]]:
     """Cluster the questions; rank each cluster by distance to its centre, nearest first."""
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError as error:
-        raise DatasetError(
-            "choosing by clusters needs scikit-learn", fix="run: pip install 'attnprobe[demos]'"
-        ) from error
+    from sklearn.cluster import KMeans
+
     n_different = len(np.unique(points, axis=0))
     clusters = KMeans(
         n_clusters=min(k, n_different),
