@@ -212,11 +212,9 @@ def test_the_table_is_made_from_weights_and_keeps_what_is_not_at_hand(
         run(monkeypatch, *common, "--only", "refernce")
 
 
-@pytest.mark.skipif(
-    not (ROOT / "artifacts" / "results.json").is_file(), reason="the results were not made yet"
-)
 def test_the_published_page_is_what_its_facts_say():
     facts = json.loads((ROOT / "artifacts" / "results.json").read_text(encoding="utf-8"))
     shown = (ROOT / "artifacts" / "results.md").read_text(encoding="utf-8")
-    assert shown == page.page(facts)
+    looks = json.loads((ROOT / "artifacts" / "contrasts.json").read_text(encoding="utf-8"))
+    assert shown == page.page(facts, looks)
     assert facts["data"] == data.read_hashes(ROOT / "artifacts" / "data.sha256")

@@ -32,7 +32,7 @@ def view(
 
     Whoever has the link that is printed can read the run, and nobody else. Ctrl-C ends it.
     """
-    from contextlib import nullcontext
+    from contextlib import nullcontext, suppress
 
     from attnprobe.report.address import listen
     from attnprobe.report.serving import new_token, opened_in_browser, serve, view_app
@@ -53,8 +53,6 @@ def view(
         if not opened.complete:
             say(f"{run} is not complete: {len(opened.records)} records so far")
         say("Ctrl-C ends it")
-        try:
-            with nullcontext() if no_browser else opened_in_browser(link):
-                server.run(sockets=[address.socket])
-        except KeyboardInterrupt:
-            say("ended")
+        with suppress(KeyboardInterrupt), nullcontext() if no_browser else opened_in_browser(link):
+            server.run(sockets=[address.socket])
+        say("ended")
