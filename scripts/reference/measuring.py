@@ -29,16 +29,16 @@ class Validation:
         ]
         self.read = list(_records("seen", losses))
 
-    def measure(self, model: Any, tokenizer: Any) -> dict[str, Any]:
+    def measure(self, model: Any, tokenizer: Any, precision: str) -> dict[str, Any]:
         """Return validation loss per style (`seen`) and pass rate per split, style and family."""
         model.eval()
         with torch.random.fork_rng(devices=[]):
-            losses = self._losses(model, tokenizer)
-            passes = self._passes(LoadedModel(model, tokenizer, "reference"))
+            losses = self._losses(model, tokenizer, precision)
+            passes = self._passes(LoadedModel(model, tokenizer, "reference"), precision)
         return {"validation_loss": losses} | passes
 
     @torch.no_grad()
-    def _losses(self, model: Any, tokenizer: Any) -> dict[str, float]:
+    def _losses(self, model: Any, tokenizer: Any, precision: str) -> dict[str, float]:
         from reference.texts import _encoded, _grouped, _padded
         from reference.training import loss_of
 
@@ -50,16 +50,16 @@ class Validation:
             total = weight = 0.0
             for group in _grouped(examples, 2048):
                 batch = _padded(group, tokenizer.pad_token_id)
-                total += float(loss_of(model, batch))
+                total += float(loss_of(model, batch, precision))
                 weight += float(batch.weights.sum())
             losses[style] = round(total / weight, 4)
         return losses
 
-    def _passes(self, loaded: LoadedModel) -> dict[str, Any]:
+    def _passes(self, loaded: LoadedModel, precision: str) -> dict[str, Any]:
         prompts = [encode_prompt(record, loaded.tokenizer) for record in self.written]
         by_style: dict[str, list[bool]] = defaultdict(list)
         by_family: dict[str, list[bool]] = defaultdict(list)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             for _, written in generate(loaded, prompts, Decoding(batch_size=64)):
                 for encoding in written:
                     record = encoding.record

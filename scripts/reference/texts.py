@@ -5,7 +5,7 @@ Everything follows from (seed, number of the chunk), and every sequence belongs 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,10 @@ class Mixture:
     """Share of records with other lengths, digits, decimals and separators than the default."""
     chinese: float = 0.15
     """Share of records with Chinese instructions."""
+    practice: float = 0.0
+    """Share of texts that practise computations and how to find their parameters."""
+    families: dict[str, float] = field(default_factory=lambda: dict(SHARES))
+    """How often each trained family comes, relative to each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ def _draw(rng: np.random.Generator, mixture: Mixture) -> list[tuple[str, float]]
     try:
         if rng.random() < mixture.plain:
             return _plain(rng)
+        if mixture.practice and rng.random() < mixture.practice:
+            return _practice(rng)
         instance, settings = draw_instance(rng, mixture)
         style = STYLES[int(rng.integers(3))]
         record = record_of(problem_of(instance, settings, 0), style, split="train")
@@ -95,7 +101,7 @@ def _draw(rng: np.random.Generator, mixture: Mixture) -> list[tuple[str, float]]
 def draw_instance(rng: np.random.Generator, mixture: Mixture) -> tuple[Instance, SequenceSettings]:
     """Draw a new sequence of the split `train`."""
     names = families_of("train")
-    shares = np.array([SHARES[name] for name in names])
+    shares = np.array([mixture.families.get(name, 0) for name in names])
     name = names[int(rng.choice(len(names), p=shares / shares.sum()))]
     settings = SequenceSettings(
         families=(name,), styles=STYLES, split="train", n_per_family=1,
@@ -147,6 +153,42 @@ def _sums(rng: np.random.Generator) -> str:
     values = rng.integers(-top if rng.random() < 0.4 else 0, top, 3 * int(rng.integers(2, 6)))
     sums = values.reshape(-1, 3).sum(1)
     return "\n".join(" ".join(_shown(v, decimals) for v in vs) for vs in (values, sums))
+
+
+PRACTISED = {
+    "order2_recurrence": 3.0, "geometric": 2.0, "second_difference": 1.0, "logistic_map": 1.0
+}  # fmt: skip
+"""Families whose steps are practised, and how often: those that compute with more than a carry."""
+
+
+def _practice(rng: np.random.Generator) -> list[tuple[str, float]]:
+    """Single steps of several sequences; or a few terms of one, and the steps that follow them.
+
+    The terms are a window of a training sequence that is longer, so that they are no sequence by
+    themselves; the first of them are small numbers, which give constants away most easily.
+    """
+    mixture = Mixture(wider=0.3, varied=0.3, families=PRACTISED)
+    if rng.random() < 0.5:
+        return [("\n".join(_step_somewhere(rng, mixture) for _ in range(6)), 1.0)]
+    instance, settings = draw_instance(rng, mixture)
+    count = int(rng.integers(4, 10))
+    start = int(rng.integers(len(instance.terms) - count - 2)) if rng.random() < 0.5 else 0
+    fmt = settings.number_format
+    given = fmt.separator.join(fmt.text(term) for term in instance.terms[start : start + count])
+    steps = [_step_at(instance, settings, start + count + k) for k in range(3)]
+    return [("\n".join([given, *steps]), 1.0)]
+
+
+def _step_somewhere(rng: np.random.Generator, mixture: Mixture) -> str:
+    instance, settings = draw_instance(rng, mixture)
+    return _step_at(instance, settings, int(rng.integers(2, len(instance.terms))))
+
+
+def _step_at(instance: Instance, settings: SequenceSettings, place: int) -> str:
+    fmt, terms = settings.number_format, instance.terms
+    return instance.family.step(
+        terms[:place], instance.parameters, fmt.text(terms[place]), fmt
+    ).text
 
 
 def _line(rng: np.random.Generator) -> str:

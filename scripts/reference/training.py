@@ -1,7 +1,8 @@
-"""The training loop: one process, bfloat16 matrix products, exact continuation after a stop."""
+"""The training loop: one process, exact continuation after a stop, cycles that start from weights."""
 
 import json
 import math
+import shutil
 import signal
 import threading
 import time
@@ -13,11 +14,29 @@ from queue import SimpleQueue
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from reference.measuring import Validation
+from reference.muon import Muon
 from reference.texts import Batch, Mixture, batches_of
 from reference.tokens import MAX_TOKENS, make_tokenizer
+
+
+CHUNKS_PER_CYCLE = 1000
+"""More than a cycle can use, so that no cycle reads texts of another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The published weights that a later cycle starts from."""
+
+    weights: str
+    """SHA-256 of `model.safetensors`."""
+    tokens: int
+    """That these weights were trained on."""
+    steps: int
+    """In which they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +45,13 @@ class TrainSettings:
 
     seed: int = 0
     """Seed of the first weights and of all texts."""
+    cycle: int = 0
+    """How many times the learning rate had fallen to 0 before. Each cycle rises it anew, from weights
+    as they were published, with optimizers that know nothing yet and texts of its own."""
+    start: Start | None = None
+    """What a later cycle starts from."""
     tokens: int = 40_000_000
-    """Tokens in all, without padding."""
+    """Tokens in all, those of earlier cycles too, without padding."""
     decay: int = 6_000_000
     """Over the last tokens the learning rate falls to 0; before, it does not depend on how many
     tokens there will be, so a stopped run can be ended at any time."""
@@ -47,19 +71,23 @@ class TrainSettings:
     """Of the matrices."""
     mixture: Mixture = field(default_factory=Mixture)
     """What the texts are, after the plain ones."""
+    precision: str = "bfloat16"
+    """Of the matrix products: bfloat16 or float32."""
 
 
-def make_model(seed: int, vocabulary: int) -> LlamaForCausalLM:
-    """Build the untrained model: 8 layers, 8 heads of 32 on 4 key-value heads."""
+def make_model(seed: int, vocabulary: int, precision: str = "float32") -> LlamaForCausalLM:
+    """Build the untrained model: 8 layers, 8 heads of 32 on 4 key-value heads.
+
+    Over texts of a hundred tokens the fused kernel takes half the speed in bfloat16, for its slow
+    backward pass, and is a quarter faster in float32.
+    """
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=256, intermediate_size=512, num_hidden_layers=8,
         num_attention_heads=8, num_key_value_heads=4, head_dim=32,
         max_position_embeddings=MAX_TOKENS, tie_word_embeddings=True,
         pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        # Over texts of a hundred tokens this is twice as fast on a CPU as the fused kernel, whose
-        # backward pass is slow there.
-        attn_implementation="eager",
+        attn_implementation="eager" if precision == "bfloat16" else "sdpa",
     )  # fmt: skip
     return LlamaForCausalLM(config)
 
@@ -67,16 +95,19 @@ def make_model(seed: int, vocabulary: int) -> LlamaForCausalLM:
 class Training:
     """A training run in a folder; made again, it goes on where the last checkpoint is."""
 
-    def __init__(self, folder: Path, settings: TrainSettings, n_workers: int) -> None:
+    def __init__(
+        self, folder: Path, settings: TrainSettings, n_workers: int, start: Path | None = None
+    ) -> None:
         self.folder, self.settings = folder, settings
         self.tokenizer = make_tokenizer()
-        self.model = make_model(settings.seed, len(self.tokenizer))
+        self.model = make_model(settings.seed, len(self.tokenizer), settings.precision)
         self.optimizers = _optimizers(self.model, settings)
-        self.workers = _Workers(self.model, n_workers)
-        self.step = self.tokens = 0
-        self.place = (0, 0)
+        self.workers = _Workers(self.model, n_workers, settings.precision)
+        self.step = settings.start.steps if settings.start else 0
+        self.tokens = settings.start.tokens if settings.start else 0
+        self.place = (settings.cycle * CHUNKS_PER_CYCLE, 0)
         """The chunk, and how many of its batches are done."""
-        self._resume()
+        self._resume(start)
 
     @classmethod
     def restored(cls, folder: Path) -> "Training":
@@ -84,8 +115,7 @@ class Training:
         path = folder / "checkpoint.pt"
         if not path.exists():
             raise SystemExit(f"{path} is not there: train first")
-        kept = torch.load(path, weights_only=True)["settings"]
-        return cls(folder, TrainSettings(**kept | {"mixture": Mixture(**kept["mixture"])}), 1)
+        return cls(folder, settings_of(torch.load(path, weights_only=True)["settings"]), 1)
 
     def run(self, save_every: float, validation: Validation, validate_every: int) -> None:
         """Train until the tokens are used up, or SIGTERM asks for an end after the next step."""
@@ -102,13 +132,13 @@ class Training:
                 if not math.isfinite(self._last_loss):
                     raise FloatingPointError(f"loss is {self._last_loss} at step {self.step}")
             if validate_every and self.step % validate_every == 0:
-                self._log(**validation.measure(self.model, self.tokenizer))
+                self._log(**validation.measure(self.model, self.tokenizer, self.settings.precision))
             if time.monotonic() - saved > save_every or asked.is_set():
                 self.save()
                 saved = time.monotonic()
             if asked.is_set():
                 return
-        self._log(**validation.measure(self.model, self.tokenizer))
+        self._log(**validation.measure(self.model, self.tokenizer, self.settings.precision))
         self.save()
 
     def save(self) -> None:
@@ -124,9 +154,20 @@ class Training:
         torch.save(state, part)
         part.replace(self.folder / "checkpoint.pt")
 
-    def _resume(self) -> None:
+    @property
+    def done(self) -> bool:
+        """Whether all tokens were read."""
+        return self.tokens >= self.settings.tokens
+
+    def _resume(self, start: Path | None) -> None:
         path = self.folder / "checkpoint.pt"
         if not path.exists():
+            if start is not None:
+                weights = load_file(start / "model.safetensors")
+                tied = {"lm_head.weight": weights["model.embed_tokens.weight"]}
+                self.model.load_state_dict(weights | tied)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(start / "training-log.jsonl", self.folder / "log.jsonl")
             return
         state = torch.load(path, weights_only=True)
         _check_same(state["settings"], asdict(self.settings), path)
@@ -137,14 +178,14 @@ class Training:
 
     def _steps(self) -> Iterator[list[Batch]]:
         chunk, done = self.place
-        while self.tokens < self.settings.tokens:
+        while not self.done:
             plain = chunk < self.settings.plain_chunks
             mixture = Mixture(plain=1.0) if plain else self.settings.mixture
             batches = batches_of(
                 self.tokenizer, self.settings.seed, chunk, mixture, self.settings.batch_tokens
             )
             for start in range(done, len(batches), self.settings.batches):
-                if self.tokens >= self.settings.tokens:
+                if self.done:
                     return
                 self.place = (chunk, start + self.settings.batches)
                 yield batches[start : start + self.settings.batches]
@@ -165,7 +206,8 @@ class Training:
     def _share(self) -> float:
         """Return the learning rate as a share of its peak."""
         left = (self.settings.tokens - self.tokens) / max(self.settings.decay, 1)
-        return max(0.0, min((self.step + 1) / self.settings.warmup, 1.0, left))
+        here = self.step - (self.settings.start.steps if self.settings.start else 0)
+        return max(0.0, min((here + 1) / self.settings.warmup, 1.0, left))
 
     def _log(self, **facts: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -183,9 +225,9 @@ class _Workers:
     the sum does not depend on who computed what.
     """
 
-    def __init__(self, model: LlamaForCausalLM, count: int) -> None:
+    def __init__(self, model: LlamaForCausalLM, count: int, precision: str = "float32") -> None:
         torch.set_num_threads(1)
-        self.model = model
+        self.model, self.precision = model, precision
         self.pool = ThreadPoolExecutor(count)
         self.replicas: SimpleQueue[LlamaForCausalLM] = SimpleQueue()
         for _ in range(count):
@@ -216,7 +258,7 @@ class _Workers:
     def _one(self, batch: Batch, total: float) -> tuple[float, list[torch.Tensor]]:
         replica = self.replicas.get()
         try:
-            loss = loss_of(replica, batch) / total
+            loss = loss_of(replica, batch, self.precision) / total
             loss.backward()
             gradients = [parameter.grad for parameter in replica.parameters()]
             replica.zero_grad(set_to_none=True)
@@ -225,9 +267,9 @@ class _Workers:
             self.replicas.put(replica)
 
 
-def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+def loss_of(model: LlamaForCausalLM, batch: Batch, precision: str) -> torch.Tensor:
     """Return the summed cross entropy of the tokens that count, weighted."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         logits = model(input_ids=batch.ids, use_cache=False).logits
     weights = batch.weights[:, 1:].flatten()
     targets = batch.ids[:, 1:].flatten()
@@ -247,10 +289,9 @@ def _optimizers(model: LlamaForCausalLM, settings: TrainSettings) -> list[torch.
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     muons: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(
+        Muon(
             [{"params": matrices[part::N_MUON], "peak": settings.learning_rate}],
             lr=settings.learning_rate, weight_decay=settings.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
         )
         for part in range(N_MUON)
     ]  # fmt: skip
@@ -259,6 +300,12 @@ def _optimizers(model: LlamaForCausalLM, settings: TrainSettings) -> list[torch.
         betas=(0.9, 0.98), weight_decay=0.0, fused=True,
     )  # fmt: skip
     return [adam, *muons]
+
+
+def settings_of(kept: dict[str, Any]) -> TrainSettings:
+    """Read settings as they were stored; what a setting did not have then, it has by default."""
+    start = Start(**kept["start"]) if kept.get("start") else None
+    return TrainSettings(**kept | {"mixture": Mixture(**kept["mixture"]), "start": start})
 
 
 MOVABLE = {"tokens", "decay"}
@@ -273,6 +320,7 @@ def _until_asked_to_stop() -> threading.Event:
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
+    before = asdict(settings_of(before))
     changed = [k for k in now if k not in MOVABLE and before[k] != now[k]]
     if changed:
         shown = ", ".join(f"{k} {before[k]} → {now[k]}" for k in changed)
