@@ -196,6 +196,8 @@ def test_no_pair_is_an_error():
     a = np.full((8, 1, 2), np.nan)
     with pytest.raises(ContrastError, match="no pair to compare"):
         compare(a, 0 * a, [f"t{i}" for i in range(8)])
+    with pytest.raises(ContrastError, match="no pair to compare; got 0 items"):
+        compare(a[:0], a[:0], [])
 
 
 HISTORY = np.array([0.2, 0.3])

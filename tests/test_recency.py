@@ -80,10 +80,10 @@ def plain(rows, role=1):
 
 
 def test_distances_have_bins_that_widen():
-    assert bin_of(np.arange(20)).tolist() == [*range(16), 16, 16, 17, 17]
+    assert bin_of(np.arange(68)).tolist() == [*range(64), *[64] * 4]
     bins = bin_of(np.arange(5000))
     assert (np.diff(bins) >= 0).all()
-    assert bin_of(np.array([32]))[0] - bin_of(np.array([16]))[0] == 8
+    assert bin_of(np.array([128]))[0] - bin_of(np.array([64]))[0] == 8
     assert bin_of(np.array([4096]))[0] - bin_of(np.array([2048]))[0] == 8
 
 
@@ -141,6 +141,21 @@ def test_a_profile_is_the_decay_itself_whatever_the_length_of_rows():
         np.add.at(n, away[use], 1)
     naive = drawn / n
     assert naive[35] / naive[0] < 0.95
+
+
+def test_every_task_has_a_profile_of_its_own():
+    tasks = {task: records(seed, n=4) for task, seed in (("one", 8), ("other", 9))}
+    alone = {task: list(enrichment_beyond_recency(rows)) for task, rows in tasks.items()}
+    mixed = [
+        (task, dataclasses.replace(rows, task=task))
+        for pair in zip(*tasks.values(), strict=True)
+        for task, rows in zip(tasks, pair, strict=True)
+    ]
+    found = list(enrichment_beyond_recency(rows for _, rows in mixed))
+    for at, ((task, _), values) in enumerate(zip(mixed, found, strict=True)):
+        assert values == pytest.approx(alone[task][at // 2], nan_ok=True)
+    pooled = list(enrichment_beyond_recency(dataclasses.replace(r, task="") for _, r in mixed))
+    assert not np.allclose(pooled[0], found[0], equal_nan=True)
 
 
 def test_the_fit_is_that_of_a_general_optimiser():
@@ -248,13 +263,14 @@ def test_of_a_run_it_is_that_of_its_rows(relabelled_run, monkeypatch):
     assert got.attrs["units"] == "bits"
     assert got.dims == ("record", "layer", "head")
     by_hand = []
-    for _, found in run.iter_step_rows():
+    for record_id, found in run.iter_step_rows():
         answer = np.flatnonzero(found["step_role"].values == "answer")
         by_hand.append(StepRows(
             weights=found.values, visible=found["visible"].values, queries=found["query"].values,
             apart=found["is_sink"].values, members=(found["key_role"].values == "history")[:, None],
             key_roles=("history",), asked=answer, ids=found["key_id"].values,
             texts=tuple(found["key_text"].values), sinks=found["is_sink"].values,
+            task=run.records.loc[record_id, "task"],
         ))  # fmt: skip
     wanted = [np.nanmean(v[..., 0], axis=-1) for v in enrichment_beyond_recency(by_hand)]
     assert got.values == pytest.approx(np.stack(wanted), abs=1e-5)

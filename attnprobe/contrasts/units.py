@@ -1,5 +1,6 @@
 """Paired differences, put together to the units that a test may exchange."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,8 @@ def paired_units(
             asked of values that have none.
     """
     _check(a, b, tasks)
-    flat_a, flat_b = (side.astype(np.float64).reshape(len(side), -1) for side in (a, b))
+    n_cells = math.prod(a.shape[1:])
+    flat_a, flat_b = (side.astype(np.float64).reshape(len(side), n_cells) for side in (a, b))
     paired = ~np.isnan(flat_a - flat_b)
     kept = paired.any(axis=1)
     if not kept.any():

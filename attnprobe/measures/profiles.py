@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Num
 from attnprobe.errors import MeasureError
 from attnprobe.measures.arrays import EPSILON, divide
 
-EXACT = 16
+EXACT = 64
 """Distances up to here have a bin of their own; beyond, there are `PER_OCTAVE` to a doubling."""
 PER_OCTAVE = 8
 MAX_ROUNDS = 200

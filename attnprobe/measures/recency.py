@@ -29,16 +29,24 @@ class _Seen:
 
 
 class _Gathered:
-    """All records, and what was drawn at each distance in all of them together."""
+    """Some records, and what was drawn at each distance in all of them together."""
 
-    def __init__(self, records: Iterable[StepRows]) -> None:
+    def __init__(self) -> None:
         self.drawn: np.ndarray | None = None
         self.drawn_by: dict[str, np.ndarray] = {}
         self.numbers: tuple[tuple[int, ...], tuple[int, ...]] = (), ()
-        self.seen = [self._take(rows) for rows in records]
-        self.key_roles = sorted({role for record in self.seen for role in record.key_roles})
+        self.seen: list[_Seen] = []
 
-    def _take(self, rows: StepRows) -> _Seen:
+    @property
+    def key_roles(self) -> list[str]:
+        """All that any record has."""
+        return sorted({role for record in self.seen for role in record.key_roles})
+
+    def add(self, rows: StepRows) -> None:
+        """Take a record in."""
+        self.seen.append(self._reduced(rows))
+
+    def _reduced(self, rows: StepRows) -> _Seen:
         """Reduce a record to sums and counts by distance."""
         self.numbers = rows.layers, rows.heads
         counted = rows.counted
@@ -165,9 +173,14 @@ def enrichment_beyond_recency(
 
     Heads look at what is near. Where two styles put the history at different distances, plain
     enrichment differs for that reason alone. Here each head's weight by distance is found from the
-    keys *outside* the span, of all steps of all records together (`fit_profile`), and what it
-    gives the span takes the place of the span's share of the keys (`beyond_recency`). Sinks and
-    virtual tokens are set apart. With a profile of neutral text (`distance_profile`), that is used.
+    keys *outside* the span, of all steps of all records of the same task together (`fit_profile`),
+    and what it gives the span takes the place of the span's share of the keys (`beyond_recency`).
+    Sinks and virtual tokens are set apart. With a profile of neutral text (`distance_profile`),
+    that is used.
+
+    Each task has a profile of its own, so that what chance did to it is done to this task alone: an
+    error in one profile for all would look like an effect in all tasks, which no test by task could
+    tell from a real one. Claims on these tasks only (by item) do rest on their profiles.
 
     It misleads where what is outside the span has a content of its own at just those distances, and
     where position matters in another way than by distance. A span farther away than everything
@@ -180,7 +193,20 @@ def enrichment_beyond_recency(
     Yields:
         Values of the steps asked for, record by record.
     """
-    gathered = _Gathered(records)
+    by_task: dict[str, _Gathered] = {}
+    order = []
+    for rows in records:
+        by_task.setdefault(rows.task, _Gathered()).add(rows)
+        order.append(rows.task)
+    found = {task: _all_beyond(gathered, profile) for task, gathered in by_task.items()}
+    for task in order:
+        yield next(found[task])
+
+
+def _all_beyond(
+    gathered: _Gathered, profile: DistanceProfile | None
+) -> Iterator[Float[np.ndarray, "layer head asked key_role"]]:
+    """Measure the records of one task."""
     given = None if profile is None else profile.of(*gathered.numbers)
     profiles = {role: given or gathered.profile(role) for role in gathered.key_roles}
     for record in gathered.seen:
@@ -189,4 +215,7 @@ def enrichment_beyond_recency(
 
 def profile_of(records: Iterable[StepRows]) -> DistanceProfile:
     """Find how heads weigh keys by distance, from all keys of some records but sinks."""
-    return _Gathered(records).profile(None)
+    gathered = _Gathered()
+    for rows in records:
+        gathered.add(rows)
+    return gathered.profile(None)

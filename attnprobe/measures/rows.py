@@ -36,6 +36,8 @@ class StepRows:
     """Numbers of the layers in the model; empty where they do not matter."""
     heads: tuple[int, ...] = ()
     """Numbers of the heads, likewise."""
+    task: str = ""
+    """The problem family of the record."""
     value_norms: Float[np.ndarray, "layer head key"] | None = None
     """How long the vector is that a head fetches from a key when it pays it all its weight."""
 

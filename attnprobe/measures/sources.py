@@ -117,13 +117,17 @@ def _step_mass(record_id: str, found: xr.DataArray, asked: Asked) -> Given:
 
 
 def _rows(run: Any, asked: Asked) -> Iterator[Iterator[Given]]:
+    tasks = run.records["task"].astype(str).to_dict() if "task" in run.records else {}
     for layers in _blocks(run, asked):
         more = {"norms": True} if asked.measure.needs == "value_norms" else {}
         found = run.iter_step_rows(ids=asked.ids, layer=layers, head=asked.head, **more)
-        yield (_step_rows(str(record_id), rows, asked) for record_id, rows in found)
+        yield (
+            _step_rows(str(record_id), rows, asked, tasks.get(str(record_id), ""))
+            for record_id, rows in found
+        )
 
 
-def _step_rows(record_id: str, found: xr.DataArray, asked: Asked) -> Given:
+def _step_rows(record_id: str, found: xr.DataArray, asked: Asked, task: str) -> Given:
     steps, wanted, step_roles = _steps(found["step_role"].values, asked)
     members, key_roles, roles = _members(found["key_role"].values, asked)
     sinks = found["is_sink"].values.astype(bool)
@@ -140,6 +144,7 @@ def _step_rows(record_id: str, found: xr.DataArray, asked: Asked) -> Given:
         sinks=sinks,
         layers=tuple(found["layer"].values.tolist()),
         heads=tuple(found["head"].values.tolist()),
+        task=task,
         value_norms=found["value_norm"].values if "value_norm" in found.coords else None,
     )
     return Given(record_id, rows, steps, key_roles, (step_roles, roles), _axes(found))

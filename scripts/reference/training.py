@@ -1,4 +1,4 @@
-"""The training loop: one process, exact continuation after a stop, cycles that start from weights."""
+"""The training loop: one process, exact continuation after a stop, one cycle after another."""
 
 import json
 import math
@@ -21,7 +21,6 @@ from reference.measuring import Validation
 from reference.muon import Muon
 from reference.texts import Batch, Mixture, batches_of
 from reference.tokens import MAX_TOKENS, make_tokenizer
-
 
 CHUNKS_PER_CYCLE = 1000
 """More than a cycle can use, so that no cycle reads texts of another."""
@@ -46,8 +45,8 @@ class TrainSettings:
     seed: int = 0
     """Seed of the first weights and of all texts."""
     cycle: int = 0
-    """How many times the learning rate had fallen to 0 before. Each cycle rises it anew, from weights
-    as they were published, with optimizers that know nothing yet and texts of its own."""
+    """How many times the learning rate had fallen to 0 before. In each cycle it rises anew, from
+    weights as they were published, with optimizers that know nothing yet and texts of its own."""
     start: Start | None = None
     """What a later cycle starts from."""
     tokens: int = 40_000_000

@@ -13,7 +13,7 @@ import numpy as np
 
 from attnprobe.contrasts.flips import sign_flip_test
 from attnprobe.measures import density, enrichment
-from attnprobe.measures.profiles import beyond_recency, bin_of, fit_profile
+from attnprobe.measures.profiles import DistanceProfile, beyond_recency, bin_of, fit_profile
 from validation.study import (
     ALPHA,
     N_HEADS,
@@ -123,29 +123,48 @@ def recency(shape: float, rng: np.random.Generator) -> Outcome:
     styles = two_styles(rng, N_TASKS * N_ITEMS)
     slopes = rng.uniform(0.3, 1.2, N_RECENCY_HEADS)
     drawn = [_by_distance(rng, prompts, slopes, shape) for prompts in styles]
-    n_bins = drawn[0].of_history.shape[-1]
-    outside, paid, counts = np.zeros((N_RECENCY_HEADS, n_bins)), [], []
-    for style in drawn:
-        outside += style.outside.sum(axis=0)
-        paid.append(style.outside.sum(axis=-1))
-        counts.append(style.n_outside)
-    weight = np.nan_to_num(fit_profile(outside, np.concatenate(paid), np.concatenate(counts)))
-    found, plain, masses = [], [], []
+    tasks = [slice(first, first + N_ITEMS) for first in range(0, N_TASKS * N_ITEMS, N_ITEMS)]
+    profiles = {"one profile": [_profile(drawn, slice(None))] * N_TASKS}
+    profiles["a profile each task"] = [_profile(drawn, task) for task in tasks]
+    plain, masses, found = [], [], {which: [] for which in profiles}
     for style, prompts in zip(drawn, styles, strict=True):
         mass = style.of_history.sum(axis=-1)
         share = mass / (mass + style.outside.sum(axis=-1))
-        near = style.n_history @ weight.T
-        expected = near / (near + style.n_outside @ weight.T)
         n_keys, n_visible = prompts.history[:, None], prompts.n_keys[:, None]
-        found.append(beyond_recency(share, expected, n_keys, n_visible))
         plain.append(enrichment(share, n_keys, n_visible))
         masses.append(share)
+        for which, weights in profiles.items():
+            expected = np.concatenate(
+                [
+                    _expected(style, task, weight)
+                    for task, weight in zip(tasks, weights, strict=True)
+                ]
+            )
+            found[which].append(beyond_recency(share, expected, n_keys, n_visible))
+    near, far = found["a profile each task"]
     return {
         "mass": tested(masses[0] - masses[1], rng),
         "enrichment": tested(plain[0] - plain[1], rng),
-        "enrichment beyond recency": tested(found[0] - found[1], rng),
-        "bias beyond recency, bits": float((found[0] - found[1]).mean()),
+        "enrichment beyond recency": tested(near - far, rng),
+        "the same, by one profile for all tasks": tested(np.subtract(*found["one profile"]), rng),
+        "bias beyond recency, bits": float((near - far).mean()),
     }
+
+
+def _profile(drawn: list["_Drawn"], items: slice) -> np.ndarray:
+    """Fit the weights by distance, [head, bin], to what some items draw outside the history."""
+    outside = np.concatenate([style.outside[items] for style in drawn])
+    counts = np.concatenate([style.n_outside[items] for style in drawn])
+    return fit_profile(outside.sum(axis=0), outside.sum(axis=-1), counts)
+
+
+def _expected(style: "_Drawn", items: slice, weight: np.ndarray) -> np.ndarray:
+    """Return the share of the history, [item, head], that distance alone gives it."""
+    profile = DistanceProfile(weight[None])
+    history, rest = (
+        profile.expected(keys[items][None])[0].T for keys in (style.n_history, style.n_outside)
+    )
+    return history / (history + rest)
 
 
 @dataclass(frozen=True, slots=True)
