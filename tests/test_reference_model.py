@@ -1,5 +1,6 @@
 """How the reference model is made: its tokenizer, its texts, its training, and its folder."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -26,13 +27,23 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from reference import texts, tokens, wider  # noqa: E402
 from reference.card import weights_digest  # noqa: E402
 from reference.export import export  # noqa: E402
-from reference.training import Training, TrainSettings, _Workers, make_model  # noqa: E402
+from reference.muon import Muon, orthogonal  # noqa: E402
+from reference.training import Start, Training, TrainSettings, _Workers, make_model  # noqa: E402
 
-TINY = TrainSettings(tokens=1800, decay=600, plain_chunks=0, batch_tokens=256, batches=2, warmup=2)
+TINY = TrainSettings(
+    tokens=1800, decay=600, plain_chunks=0, batch_tokens=256, batches=2, warmup=2,
+    precision="float32",
+)  # fmt: skip
+
+
+@pytest.fixture
+def few_texts(monkeypatch):
+    """Chunks that are made in a moment."""
+    monkeypatch.setattr(texts, "PER_CHUNK", 100)
 
 
 class NoValidation:
-    def measure(self, model, tokenizer):
+    def measure(self, model, tokenizer, precision):
         return {}
 
 
@@ -114,7 +125,8 @@ def test_the_second_term_back_never_comes_without_the_last():
     assert all(a != 0 for a, _ in wider.WiderOrder2Recurrence.near_coefficients)
 
 
-def test_a_chunk_follows_from_seed_and_number(tokenizer):
+def test_a_chunk_follows_from_seed_and_number(tokenizer, monkeypatch):
+    monkeypatch.setattr(texts, "PER_CHUNK", 500)
     made = [texts.batches_of(tokenizer, s, c, texts.Mixture(), 2048) for s, c in
             ((0, 5), (0, 5), (0, 6), (1, 5))]  # fmt: skip
     first, again, *others = ([batch.ids.tolist() for batch in batches] for batches in made)
@@ -136,9 +148,53 @@ def test_computations_on_random_numbers_are_right():
         assert np.allclose(np.reshape(values, (-1, 3)).sum(1), sums)
 
 
+def test_practice_is_of_training_sequences_and_right(tokenizer):
+    rng = np.random.default_rng(3)
+    for ((text, weight),) in (texts._practice(rng) for _ in range(150)):
+        lines = text.split("\n")
+        steps = [line for line in lines if " = " in line]
+        assert weight == 1.0
+        assert len(steps) in (3, 6)
+        assert len(lines) == (6 if len(steps) == 6 else 4)
+        for left, right in (step.split(" = ") for step in steps):
+            assert abs(eval(left) - float(right)) <= 0.5 * 10 ** -(len(right) - right.find(".") - 1)
+    assert texts._practice(np.random.default_rng(4)) == texts._practice(np.random.default_rng(4))
+
+
+@pytest.mark.usefixtures("few_texts")
+def test_without_practice_texts_are_what_they_were(tokenizer):
+    batches = texts.batches_of(tokenizer, 0, 5, texts.Mixture(), 2048)
+    other = texts.batches_of(tokenizer, 0, 5, texts.Mixture(practice=0.2), 2048)
+    assert [b.ids.tolist() for b in batches] != [b.ids.tolist() for b in other]
+    few = dataclasses.replace(texts.Mixture(), families={"arithmetic": 1.0})
+    rng = np.random.default_rng(5)
+    assert {texts.draw_instance(rng, few)[0].family.name for _ in range(20)} == {"arithmetic"}
+
+
 # training
 
 
+def test_muon_is_that_of_torch_to_the_rounding_of_bfloat16():
+    torch.manual_seed(0)
+    start = [torch.randn(24, 16), torch.randn(16, 40)]
+    gradients = [[torch.randn_like(matrix) for matrix in start] for _ in range(3)]
+    ends = []
+    for make in (Muon, lambda p, **kw: torch.optim.Muon(p, adjust_lr_fn="match_rms_adamw", **kw)):
+        matrices = [torch.nn.Parameter(matrix.clone()) for matrix in start]
+        optimizer = make(matrices, lr=0.1, weight_decay=0.1)
+        for step in gradients:
+            for matrix, gradient in zip(matrices, step, strict=True):
+                matrix.grad = gradient.clone()
+            optimizer.step()
+        ends.append([matrix.detach() for matrix in matrices])
+    for one, other, first in zip(*ends, start, strict=True):
+        moved = (other - first).norm()
+        assert (one - other).norm() < 0.01 * moved
+    values = torch.linalg.svdvals(orthogonal(torch.randn(24, 60)))
+    assert 0.3 < values.min() < values.max() < 1.6
+
+
+@pytest.mark.usefixtures("few_texts")
 def test_gradients_do_not_depend_on_the_number_of_workers(tokenizer):
     batches = texts.batches_of(tokenizer, 0, 0, texts.Mixture(), 256)[:4]
     found = []
@@ -151,6 +207,7 @@ def test_gradients_do_not_depend_on_the_number_of_workers(tokenizer):
     assert all(map(torch.equal, grads, other_grads))
 
 
+@pytest.mark.usefixtures("few_texts")
 def test_a_stopped_training_goes_on_exactly_and_becomes_a_model(tmp_path):
     straight = Training(tmp_path / "a", TINY, 2)
     straight.run(1e9, NoValidation(), 0)
@@ -177,6 +234,67 @@ def test_a_stopped_training_goes_on_exactly_and_becomes_a_model(tmp_path):
     assert Training.restored(tmp_path / "b").model.dtype == torch.float32
 
 
+@pytest.mark.usefixtures("few_texts")
+def test_a_cycle_starts_from_published_weights_and_goes_on_exactly(tmp_path):
+    first = Training(tmp_path / "a", TINY, 1)
+    first.run(1e9, NoValidation(), 0)
+    export(first, tmp_path / "model", "bfloat16")
+    before = Start(weights_digest(tmp_path / "model"), first.tokens, first.step)
+    later = dataclasses.replace(
+        TINY, cycle=1, start=before, tokens=first.tokens + 1500, mixture=texts.Mixture(practice=0.5)
+    )
+    straight = Training(tmp_path / "b", later, 1, tmp_path / "model")
+    assert straight.step == first.step
+    assert straight.place == (1000, 0)
+    assert straight._share() == 0.5  # the first of two steps of warm-up
+    published = load_model(str(tmp_path / "model")).model
+    for one, other in zip(straight.model.parameters(), published.parameters(), strict=True):
+        assert torch.equal(one, other.float())
+    cut = Training(tmp_path / "c", later, 1, tmp_path / "model")
+    cut._update(next(iter(cut._steps())))
+    cut.save()
+    cut = Training(tmp_path / "c", later, 1, tmp_path / "model")
+    for training in (straight, cut):
+        training.run(1e9, NoValidation(), 0)
+        assert training.done
+    for one, other in zip(straight.model.parameters(), cut.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+    export(Training.restored(tmp_path / "b"), tmp_path / "model", "bfloat16")
+    facts = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert [one["settings"]["tokens"] for one in facts["earlier"]] == [TINY.tokens]
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert f"--tokens {TINY.tokens},{later.tokens} --decay 600,600` makes it again" in card
+    assert (
+        "**Cycle 2**, to 0.0 million tokens, from the weights before, rounded to bfloat16" in card
+    )
+    assert "50% of the texts practise" in card
+    assert "**Cycle 1**, to 0.0 million tokens: after 2 steps" in card
+
+
+@pytest.mark.usefixtures("few_texts")
+def test_the_command_goes_through_all_cycles(tmp_path, monkeypatch):
+    import train_reference
+
+    folder = tmp_path / "training"
+    options = "--plain 0 --tokens 9000,18000 --decay 2000,2000 --validate-every 0"
+    command = ["train_reference.py", "--folder", str(folder), *options.split()]
+    monkeypatch.setattr(train_reference, "Validation", NoValidation)
+    monkeypatch.setattr(sys, "argv", [*command, "--precision", "float32"])
+    train_reference.main()
+    facts = json.loads((folder / "cycle-1" / "model" / "training.json").read_text())
+    assert (facts["settings"]["cycle"], len(facts["earlier"])) == (1, 1)
+    assert facts["tokens"] >= 18000
+    assert facts["settings"]["start"]["tokens"] >= 9000
+    weights = weights_digest(folder / "cycle-1" / "model")
+    train_reference.main()  # all there: nothing is trained again
+    assert weights_digest(folder / "cycle-1" / "model") == weights
+    monkeypatch.setattr(sys, "argv", [*command[:3], "--export", str(tmp_path / "out")])
+    train_reference.main()
+    assert weights_digest(tmp_path / "out") == weights
+
+
+@pytest.mark.usefixtures("few_texts")
 def test_results_are_shown_only_beside_the_weights_they_were_measured_with(tmp_path):
     cut = Training(tmp_path / "run", TINY, 1)
     cut._update(next(iter(cut._steps())))
@@ -197,9 +315,10 @@ def test_results_are_shown_only_beside_the_weights_they_were_measured_with(tmp_p
     assert "Not measured yet." in card
 
 
+@pytest.mark.usefixtures("few_texts")
 def test_sigterm_ends_a_training_with_a_checkpoint(tmp_path):
     class Ends(NoValidation):
-        def measure(self, model, tokenizer):
+        def measure(self, model, tokenizer, precision):
             signal.raise_signal(signal.SIGTERM)
             return {}
 

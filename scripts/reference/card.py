@@ -26,11 +26,22 @@ INTERIM = """
 before the learning rate falls."""
 
 
+CYCLE = """\
+- **Cycle {number}**, to {tokens:.1f} million tokens{start}: after {warmup} steps of warm-up a
+  constant learning rate, over the last {decay:.1f} million tokens falling to 0; matrix products in
+  {precision}.{practice}"""
+START = ", from the weights before, rounded to {dtype}, and optimizers that know nothing yet"
+PRACTICE = """ {share:.0%} of the texts practise steps: some steps of several training
+  sequences, or a few terms in a row and the steps that follow. More of the families that were not
+  learned yet, less of the others: {families}."""
+
+
 def model_card(folder: Path) -> str:
     """Write the card of a model folder."""
     facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    settings, mixture = facts["settings"], facts["settings"]["mixture"]
+    cycles = [*facts.get("earlier", ()), facts]
+    settings, mixture = facts["settings"], cycles[0]["settings"]["mixture"]
     return CARD.format(
         parameters=facts["parameters"] / 1e6, positions=config["max_position_embeddings"],
         vocabulary=facts["vocabulary"], plain=settings["plain_chunks"],
@@ -38,9 +49,24 @@ def model_card(folder: Path) -> str:
         varied=mixture["varied"], wider=mixture["wider"], tokens=facts["tokens"] / 1e6,
         steps=facts["steps"], per_step=settings["batch_tokens"] * settings["batches"],
         rate=settings["learning_rate"], embedding_rate=settings["embedding_rate"],
-        warmup=settings["warmup"], decay=settings["decay"] / 1e6, seed=settings["seed"],
-        all_tokens=settings["tokens"], decay_tokens=settings["decay"], dtype=facts["dtype"],
-        interim=_interim(facts), results=_results(folder),
+        cycles="\n".join(map(_cycle, cycles)), seed=settings["seed"],
+        all_tokens=",".join(str(one["settings"]["tokens"]) for one in cycles),
+        decay_tokens=",".join(str(one["settings"]["decay"]) for one in cycles),
+        dtype=facts["dtype"], interim=_interim(facts), results=_results(folder),
+    )  # fmt: skip
+
+
+def _cycle(facts: dict[str, Any]) -> str:
+    """Tell how the learning rate went, and what was read, in one cycle."""
+    settings, mixture = facts["settings"], facts["settings"]["mixture"]
+    shares = ", ".join(f"{name} {share:g}" for name, share in mixture.get("families", {}).items())
+    practice = PRACTICE.format(share=mixture.get("practice", 0), families=shares)
+    return CYCLE.format(
+        number=settings.get("cycle", 0) + 1, tokens=facts["tokens"] / 1e6,
+        start=START.format(dtype=facts["dtype"]) if settings.get("start") else "",
+        warmup=settings["warmup"], decay=settings["decay"] / 1e6,
+        precision=settings.get("precision", "bfloat16"),
+        practice=practice if mixture.get("practice") else "",
     )  # fmt: skip
 
 

@@ -70,6 +70,7 @@ def _facts(training: Training) -> dict[str, Any]:
         "tokens": training.tokens,
         "settings": asdict(training.settings),
         "versions": {name: importlib.metadata.version(name) for name in packages},
+        "earlier": training.earlier,
     }
 
 

@@ -154,6 +154,15 @@ class Training:
         part.replace(self.folder / "checkpoint.pt")
 
     @property
+    def earlier(self) -> list[dict[str, Any]]:
+        """What is known of the cycles before, as `training.json` holds it."""
+        path = self.folder / "before.json"
+        if not path.exists():
+            return []
+        before = json.loads(path.read_text(encoding="utf-8"))
+        return [*before.pop("earlier", []), before]
+
+    @property
     def done(self) -> bool:
         """Whether all tokens were read."""
         return self.tokens >= self.settings.tokens
@@ -167,6 +176,7 @@ class Training:
                 self.model.load_state_dict(weights | tied)
                 self.folder.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(start / "training-log.jsonl", self.folder / "log.jsonl")
+                shutil.copy2(start / "training.json", self.folder / "before.json")
             return
         state = torch.load(path, weights_only=True)
         _check_same(state["settings"], asdict(self.settings), path)
