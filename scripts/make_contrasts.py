@@ -21,11 +21,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from make_results import read, rewrite
 from results import contrasting, data, page
 
+from attnprobe import Run
 from attnprobe.cli.app import progress_bar
 from attnprobe.cli.runs import quiet_libraries
 from attnprobe.figures import draw, save
 from attnprobe.panels import head_panel
 from attnprobe.records import read_records
+from attnprobe.types import Record
 
 ROOT = Path(__file__).parent.parent
 FIGURES = "figures"
@@ -65,16 +67,16 @@ def main() -> None:
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     """Contrast the models that are there, trained ones with their bases."""
     records = list(read_records(args.folder / data.TEST))
+    questions = list(read_records(args.artifacts / "examples" / "general.jsonl"))
     runs, found = args.folder / ("runs-quick" if args.quick else "runs"), {}
-    for looker in contrasting.lookers(args.artifacts, args.folder):
+    lookers = {one.name: one for one in contrasting.lookers(args.artifacts, args.folder)}
+    for looker in lookers.values():
         if not looker.is_there or (args.only and looker.name not in args.only):
             continue
         began = time.monotonic()
         if args.quick:
             looker = replace(looker, n_per_family=2)
-        with progress_bar(looker.name) as progress:
-            run = contrasting.run_of(looker, records, runs, progress)
-        with run:
+        with _run(looker, records, runs) as run:
             contrasts = contrasting.contrasts(run)
             facts = {
                 "about": looker.about,
@@ -82,8 +84,21 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
             }
             if looker.trained:
                 with progress_bar(f"{looker.name}, without heads") as progress:
-                    facts["confirmed"] = contrasting.confirmed(run, progress)
+                    facts["confirmed"] = contrasting.confirmed(run, looker.intervened, progress)
                 facts["passing"] = contrasting.passing(run)
+            if looker.base:
+                base = replace(lookers[looker.base], n_per_family=looker.n_per_family)
+                with (
+                    _run(base, records, runs) as other,
+                    _answers(looker, questions, runs) as asked,
+                    _answers(base, questions, runs) as other_asked,
+                ):
+                    facts["contrasts"] += [
+                        contrasting.facts_of(one)
+                        for one in contrasting.against_base(
+                            (run, asked), (other, other_asked), (looker.name, base.name)
+                        )
+                    ]
         found[looker.name] = facts
         if not args.quick:
             figure = Path(FIGURES) / f"contrast-{looker.name}.png"
@@ -91,6 +106,16 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
             facts["figure"] = str(figure)
         print(f"{time.monotonic() - began:6.0f} s  {looker.name}", file=sys.stderr, flush=True)
     return found
+
+
+def _run(looker: contrasting.Looker, records: list[Record], folder: Path) -> Run:
+    with progress_bar(looker.name) as progress:
+        return contrasting.run_of(looker, records, folder, progress)
+
+
+def _answers(looker: contrasting.Looker, questions: list[Record], folder: Path) -> Run:
+    with progress_bar(f"{looker.name}, questions") as progress:
+        return contrasting.asked_of(looker, questions, folder, progress)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,11 @@ def made(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("made")
     artifacts = tmp_path / "artifacts"
     save_model(artifacts / "reference-model", seed=3)
+    save_model(artifacts / "tuned", seed=4)
+    tuned = contrasting.Looker("tuned", str(artifacts / "tuned"), 2, "tuned", base="reference")
+    questions = artifacts / "examples" / "general.jsonl"
+    questions.parent.mkdir()
+    questions.write_bytes((ROOT / "artifacts" / "examples" / "general.jsonl").read_bytes())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "DATASETS", {data.TEST: small})
         data.publish(tmp_path / "work", artifacts / "data.sha256")
@@ -63,10 +68,10 @@ def made(tmp_path_factory):
         patch.setattr(
             contrasting,
             "lookers",
-            lambda *at: [replace(looker, n_per_family=2) for looker in lookers(*at)],
+            lambda *at: [*(replace(one, n_per_family=2) for one in lookers(*at)), tuned],
         )
         arguments = ["--artifacts", artifacts, "--folder", tmp_path / "work"]
-        names = ["--only", "reference", "--only", contrasting.RANDOM]
+        names = ["--only", "reference", "--only", contrasting.RANDOM, "--only", "tuned"]
         patch.setattr(sys, "argv", ["make_contrasts.py", *map(str, arguments), *names])
         (artifacts / "results.json").write_text('{"models": {}}', encoding="utf-8")
         make_contrasts.main()
@@ -75,11 +80,11 @@ def made(tmp_path_factory):
 
 def test_every_model_is_contrasted_by_every_measure_and_between_splits(made):
     facts = json.loads((made / "contrasts.json").read_text(encoding="utf-8"))
-    assert list(facts["models"]) == ["reference", contrasting.RANDOM]
+    assert list(facts["models"]) == ["reference", contrasting.RANDOM, "tuned"]
     for model in facts["models"].values():
-        measures = [found["title"].split(",")[0] for found in model["contrasts"]]
+        measures = [found["title"].split(",")[0] for found in model["contrasts"][:5]]
         assert measures == [*contrasting.MEASURES, contrasting.MEASURES[0]]
-        for found in model["contrasts"]:
+        for found in model["contrasts"][:5]:
             assert found["n_tasks"] == 15
             assert 0 <= found["n_differ"] <= found["n_heads"] == 12
             assert 0 < found["median"] <= found["largest"]
@@ -87,7 +92,24 @@ def test_every_model_is_contrasted_by_every_measure_and_between_splits(made):
             assert found["methods"]
         assert (made / model["figure"]).is_file()
     sizes = [m["contrasts"][0]["largest"] for m in facts["models"].values()]
-    assert not np.isclose(*sizes), "the control gave what the model gave"
+    assert not np.isclose(*sizes[:2]), "the control gave what the model gave"
+
+
+def test_a_tuned_model_is_held_against_its_base_on_tasks_and_on_questions(made):
+    facts = json.loads((made / "contrasts.json").read_text(encoding="utf-8"))
+    against = facts["models"]["tuned"]["contrasts"][5:]
+    assert [found["title"].partition(":")[0] for found in against] == [
+        "enrichment, answer → history",
+        "enrichment, answer → history",
+        "enrichment, answer → history",
+        "enrichment, answer → question",
+    ]
+    assert all("tuned − reference" in found["title"] for found in against)
+    assert [found["n_tasks"] for found in against] == [15, 15, 15, 6]
+    assert against[3]["n_pairs"] == 120
+    one, other = (against[k]["heads"][0] for k in (0, 1))
+    assert (one["layer"], one["estimate"]) != (other["layer"], other["estimate"])
+    assert all(len(facts["models"][name]["contrasts"]) == 5 for name in list(facts["models"])[:2])
 
 
 def test_the_page_tells_of_each_model_and_of_what_was_not_found(made):
@@ -104,7 +126,7 @@ def test_the_page_tells_of_each_model_and_of_what_was_not_found(made):
 def test_heads_of_a_trained_model_are_tested_by_intervention_and_by_passing(made):
     facts = json.loads((made / "contrasts.json").read_text(encoding="utf-8"))
     text = (made / "results.md").read_text(encoding="utf-8")
-    trained, control = facts["models"].values()
+    trained, control, _ = facts["models"].values()
     assert trained["confirmed"]["rows"]
     assert set(trained["passing"]) == {"coarse", "stepwise"}
     assert "confirmed" not in control

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from attnprobe import Contrast, ExtractSettings, Run, contrast, extract
+from attnprobe import Contrast, ExtractSettings, Run, contrast, contrast_runs, extract
 from attnprobe.errors import ContrastError
 from attnprobe.types import Record
 from attnprobe.workflows.confirm import ConfirmSettings, confirm
@@ -25,8 +25,6 @@ alone gives; over all ways through what was written before; and what goes to sin
 ALPHA = 0.05
 TOP = 5
 """Heads that are listed of each contrast."""
-INTERVENED = 60
-"""Records of each style that heads are disturbed in."""
 SHOWN = ("layer", "head", "estimate", "low", "high", "p_adjusted", "g_z")
 
 
@@ -42,6 +40,12 @@ class Looker:
     about: str
     trained: bool = False
     """Whether it was trained on such sequences; then heads are also tested by intervention."""
+    intervened: int = 60
+    """Records of each style that heads are disturbed in."""
+    base: str = ""
+    """Name of the model that it was fine-tuned from, to hold it against."""
+    chat: bool = False
+    """Whether general questions go through the tokenizer's chat template."""
 
     @property
     def is_there(self) -> bool:
@@ -61,9 +65,10 @@ def lookers(artifacts: Path, folder: Path) -> list[Looker]:
         Looker("reference", str(reference), 20, "the reference model", trained=True),
         Looker(RANDOM, str(randomized(reference, folder / RANDOM)), 20,
                "its architecture with random weights, which has learned nothing"),
-        Looker(SMOLLM2, SMOLLM2, 6, "SmolLM2-135M-Instruct as it is"),
+        Looker(SMOLLM2, SMOLLM2, 6, "SmolLM2-135M-Instruct as it is", chat=True),
         Looker("smollm2-adapter", str(artifacts / "smollm2-adapter"), 6,
-               "the same with the adapter of `artifacts/smollm2-adapter`", trained=True),
+               "the same with the adapter of `artifacts/smollm2-adapter`", trained=True,
+               intervened=30, base=SMOLLM2, chat=True),
     ]  # fmt: skip
 
 
@@ -99,6 +104,31 @@ def run_of(looker: Looker, records: Sequence[Record], folder: Path, progress: Pr
     return extract(some, looker.model, folder / looker.name, settings, on_progress=progress)
 
 
+def asked_of(looker: Looker, questions: Sequence[Record], folder: Path, progress: Progress) -> Run:
+    """Capture where a model looks while it is shown the answers to general questions."""
+    settings = ExtractSettings(keep=("rows",), dtype="float32", chat=looker.chat)
+    out = folder / f"{looker.name}-questions"
+    return extract(questions, looker.model, out, settings, on_progress=progress)
+
+
+def against_base(
+    tuned: tuple[Run, Run], base: tuple[Run, Run], names: tuple[str, str]
+) -> list[Contrast]:
+    """Hold a fine-tuned model against its base: on the tasks, and on general questions.
+
+    Args:
+        tuned: Its runs, of sequences and of questions.
+        base: Those of the base.
+        names: What to call the two.
+    """
+    (run, asked), (other, other_asked) = tuned, base
+    return [
+        *(contrast_runs(run, other, style=style, names=names) for style in (A, B)),
+        contrast_runs(run, other, a=A, b=B, names=names),
+        contrast_runs(asked, other_asked, style="question", key="question", names=names),
+    ]
+
+
 def contrasts(run: Run) -> list[Contrast]:
     """Contrast the two styles: by each measure, and between trained families and others."""
     asked = [(measure, None) for measure in MEASURES] + [(MEASURES[0], "split")]
@@ -127,9 +157,9 @@ def facts_of(found: Contrast) -> dict[str, Any]:
     }
 
 
-def confirmed(run: Run, progress: Progress) -> dict[str, Any]:
+def confirmed(run: Run, n_records: int, progress: Progress) -> dict[str, Any]:
     """Choose heads on half of the families; judge them, and disturb them, on the other half."""
-    settings = ConfirmSettings(A, B, records=INTERVENED)
+    settings = ConfirmSettings(A, B, records=n_records)
     found = confirm(run, settings, on_progress=progress)
     return {"verdict": found.verdict(ALPHA).splitlines(), "rows": found.to_table()}
 
