@@ -1,6 +1,5 @@
 """The result of `confirm`: what became of chosen heads on the other half of the items."""
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import xarray as xr
 
 from attnprobe.contrasts.interventions import Changes, read_changes
+from attnprobe.contrasts.saving import csv_writer, or_else, text_writer, write_by_suffix
 from attnprobe.errors import ContrastError
 
 CHOSEN, RANDOM, BEYOND = "chosen heads", "random heads", "chosen − random"
@@ -113,7 +113,7 @@ class Confirmation:
         facts = {
             "title": self.title, "verdict": self.verdict(), "settings": dict(self.settings),
             "refused": list(self.refused), "axes": list(AXES), "changes": self.to_table(),
-            "heads": [{key: _plain(one) for key, one in row.items()} for row in self.heads],
+            "heads": [{key: or_else(one, None) for key, one in row.items()} for row in self.heads],
             "draws": [dict(row) for row in self.draws],
         }  # fmt: skip
         return json.dumps(facts, ensure_ascii=False, allow_nan=False, indent=1)
@@ -124,24 +124,9 @@ class Confirmation:
         Raises:
             ContrastError: If the name ends otherwise.
         """
-        path = Path(path)
-        if path.suffix not in (".csv", ".json"):
-            raise ContrastError(
-                "a confirmation is not written to this kind of file", where=str(path),
-                got=f"suffix '{path.suffix}'", expected=".csv or .json",
-            )  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".json":
-            path.write_text(self.to_json() + "\n", encoding="utf-8")
-            return path
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=_HEAD_COLUMNS)
-            writer.writeheader()
-            writer.writerows(
-                {key: "" if _plain(row[key]) is None else row[key] for key in _HEAD_COLUMNS}
-                for row in self.heads
-            )
-        return path
+        rows = [{key: row[key] for key in _HEAD_COLUMNS} for row in self.heads]
+        writers = {".csv": csv_writer(rows), ".json": text_writer(self.to_json())}
+        return write_by_suffix(path, "a confirmation", writers)
 
 
 def head_rows(
@@ -193,7 +178,3 @@ def _difference(row: Mapping[str, Any], alpha: float) -> str:
 
 def _told(row: Mapping[str, Any]) -> str:
     return f"{row['estimate']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,8 +1,6 @@
 """What an intervention changes: the same records with and without it, with intervals."""
 
-import csv
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from jaxtyping import Float
 
 from attnprobe.contrasts.comparing import compare
 from attnprobe.contrasts.curves import read_curves
+from attnprobe.contrasts.saving import csv_writer, or_else, text_writer, write_by_suffix
 from attnprobe.errors import ContrastError
 
 BEYOND = "beyond_random"
@@ -74,7 +73,9 @@ class Changes:
                 self.axes[1]: str(span),
                 self.axes[2]: outcome,
                 **{
-                    name: _plain(values.sel(style=style, window=window, span=span)[name].item())
+                    name: or_else(
+                        values.sel(style=style, window=window, span=span)[name].item(), None
+                    )
                     for name in COLUMNS
                 },
             }
@@ -99,22 +100,8 @@ class Changes:
         Raises:
             ContrastError: If the name ends otherwise.
         """
-        path = Path(path)
-        if path.suffix not in (".csv", ".json"):
-            raise ContrastError(
-                "a table is not written to this kind of file", where=str(path),
-                got=f"suffix '{path.suffix}'", expected=".csv or .json",
-            )  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".json":
-            path.write_text(self.to_json() + "\n", encoding="utf-8")
-            return path
-        rows = self.to_table()
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        return path
+        writers = {".csv": csv_writer(self.to_table()), ".json": text_writer(self.to_json())}
+        return write_by_suffix(path, "a table", writers)
 
 
 def changes(
@@ -220,10 +207,6 @@ def _mean(values: Float[np.ndarray, "unit window span"]) -> Float[np.ndarray, "w
     present = ~np.isnan(values)
     sums, sizes = np.where(present, values, 0).sum(axis=0), present.sum(axis=0)
     return np.where(sizes > 0, sums / np.maximum(sizes, 1), np.nan)
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def read_changes(path: str | Path) -> Changes:

@@ -1,6 +1,5 @@
 """The result of `pass_fail`: what it says, as words, as tables, as a file."""
 
-import csv
 import json
 import math
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from attnprobe.contrasts.judging import BASELINES, BOTH, HEADS
-from attnprobe.errors import ContrastError
+from attnprobe.contrasts.saving import Writer, csv_writer, or_else, text_writer, write_by_suffix
 
 _COUNTS = ("n_pairs", "n_tasks", "n_tasks_above", "n_folds_chosen")
 _SHOWN = 3
@@ -171,7 +170,7 @@ class PassFail:
         """Return the verdict, the tables and everything about them as JSON; NaN is null."""
         tables = {"models": self.models_table(), "heads": self.to_table()}
         told = {
-            name: [{key: _or(value, None) for key, value in row.items()} for row in rows]
+            name: [{key: or_else(value, None) for key, value in row.items()} for row in rows]
             for name, rows in tables.items()
         }
         facts = {**self.describe(), "verdict": self.verdict(), **told}
@@ -192,34 +191,13 @@ class PassFail:
         Raises:
             ContrastError: If the suffix is none of these.
         """
-        path = Path(path)
-        write = _WRITERS.get(path.suffix.lower())
-        if write is None:
-            raise ContrastError(
-                "a result of pass_fail is not written to this kind of file", where=str(path),
-                got=f"suffix '{path.suffix}'", expected=" or ".join(_WRITERS),
-            )  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.part")
-        try:
-            write(self, draft)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        return path
-
-
-def _write_csv(result: PassFail, path: Path) -> None:
-    named = {name: result.describe()[name] for name in ("measure", "query", "key", "style")}
-    rows = [{**named, **row} for row in result.to_table()]
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([{key: _or(value, "") for key, value in row.items()} for row in rows])
-
-
-def _write_json(result: PassFail, path: Path) -> None:
-    path.write_text(result.to_json() + "\n", encoding="utf-8")
+        named = {name: self.describe()[name] for name in ("measure", "query", "key", "style")}
+        writers: dict[str, Writer] = {
+            ".csv": csv_writer([{**named, **row} for row in self.to_table()]),
+            ".json": lambda path: text_writer(self.to_json())(path),
+            ".nc": lambda path: _write_netcdf(self, path),
+        }
+        return write_by_suffix(path, "a result of pass_fail", writers)
 
 
 def _write_netcdf(result: PassFail, path: Path) -> None:
@@ -235,13 +213,5 @@ def _write_netcdf(result: PassFail, path: Path) -> None:
     result.effects.assign_attrs(named | nested).to_netcdf(path, engine="scipy")
 
 
-_WRITERS = {".csv": _write_csv, ".json": _write_json, ".nc": _write_netcdf}
-
-
 def _interval(row: Mapping[str, Any]) -> str:
     return f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-
-
-def _or(value: object, instead: object) -> object:
-    """Replace NaN, which neither CSV nor JSON has a word for."""
-    return instead if isinstance(value, float) and math.isnan(value) else value

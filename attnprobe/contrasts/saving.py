@@ -1,49 +1,79 @@
-"""Writing a contrast to a file."""
+"""Writing results to files."""
 
 import csv
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attnprobe.errors import ContrastError
 
+Writer = Callable[[Path], object]
 
-def save_as(contrast: Any, path: Path) -> Path:
-    """Write a contrast to a file of the kind that the suffix names; see `Contrast.save`."""
-    write = _WRITERS.get(path.suffix.lower())
+
+def write_by_suffix(path: str | Path, what: str, writers: Mapping[str, Writer]) -> Path:
+    """Write a file of the kind that its suffix names, whole or not at all.
+
+    Args:
+        path: Where to; folders are made, and a file that is there is replaced in one go.
+        what: What is written, for the error: `a contrast`.
+        writers: By suffix, what writes to a path.
+
+    Returns:
+        The path.
+
+    Raises:
+        ContrastError: If there is no writer for the suffix.
+    """
+    path = Path(path)
+    write = writers.get(path.suffix.lower())
     if write is None:
         raise ContrastError(
-            "a contrast is not written to this kind of file",
-            where=str(path),
-            got=f"suffix '{path.suffix}'",
-            expected=" or ".join(_WRITERS),
-        )
+            f"{what} is not written to this kind of file", where=str(path),
+            got=f"suffix '{path.suffix}'", expected=" or ".join(writers),
+        )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.part")
     try:
-        write(contrast, draft)
+        write(draft)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
     return path
 
 
-def _write_csv(contrast: Any, path: Path) -> None:
+def csv_writer(rows: Sequence[Mapping[str, Any]]) -> Writer:
+    """Make what writes a table, its columns those of the first row; NaN and None are empty."""
+
+    def write(path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows([{k: or_else(v, "") for k, v in row.items()} for row in rows])
+
+    return write
+
+
+def text_writer(text: str) -> Writer:
+    """Make what writes a text and a line break."""
+    return lambda path: path.write_text(f"{text}\n", encoding="utf-8")
+
+
+def save_as(contrast: Any, path: str | Path) -> Path:
+    """Write a contrast to a file of the kind that the suffix names; see `Contrast.save`."""
     names = {
         name: value
         for name, value in contrast.describe().items()
         if name in ("a", "b", "within", "filler", "measure", "query", "key", "unit")
     }
     rows = [{**names, "by": contrast.effects.attrs["by"], **row} for row in contrast.to_table()]
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([{k: or_else(v, "") for k, v in row.items()} for row in rows])
-
-
-def _write_json(contrast: Any, path: Path) -> None:
-    path.write_text(contrast.to_json() + "\n", encoding="utf-8")
+    writers: dict[str, Writer] = {
+        ".csv": csv_writer(rows),
+        ".json": lambda path: text_writer(contrast.to_json())(path),
+        ".nc": lambda path: _write_netcdf(contrast, path),
+    }
+    return write_by_suffix(path, "a contrast", writers)
 
 
 def _write_netcdf(contrast: Any, path: Path) -> None:
@@ -57,9 +87,6 @@ def _write_netcdf(contrast: Any, path: Path) -> None:
     for name in ("estimate", "low", "high"):
         effects[name].attrs["units"] = contrast.unit
     effects.to_netcdf(path, engine="scipy")
-
-
-_WRITERS = {".csv": _write_csv, ".json": _write_json, ".nc": _write_netcdf}
 
 
 def or_else(value: object, instead: object) -> object:
