@@ -1,5 +1,6 @@
 """`attnprobe contrast`, from the outside."""
 
+import csv
 import json
 
 import pytest
@@ -58,6 +59,21 @@ def test_an_interaction_and_another_run_can_be_asked_for(run, base, tmp_path):
     text = succeed("contrast", run, "--against", base, "-o", out).stdout
     assert "coarse − stepwise, tuned − base (bits)." in text
     assert out.read_text(encoding="utf-8").startswith("a,b,measure,query,key,unit,within,filler,by")
+
+
+@pytest.mark.parametrize(
+    "asked", [["--interaction", "split"], ["--against", "BASE", "--style", "coarse"]]
+)
+def test_heads_are_drawn_of_whatever_is_compared(run, base, tmp_path, asked):
+    asked = [str(base) if word == "BASE" else word for word in asked]
+    figure, numbers, table = (tmp_path / name for name in ("h.png", "h.csv", "c.json"))
+    succeed("plot", "heads", run, *asked, "-o", figure, "--data", numbers)
+    succeed("contrast", run, *asked, "-o", table)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    with numbers.open(encoding="utf-8", newline="") as stream:
+        drawn = [float(row["value"]) for row in csv.DictReader(stream)]
+    rows = json.loads(table.read_text(encoding="utf-8"))["heads"]
+    assert drawn == pytest.approx([row["estimate"] for row in rows], rel=1e-5)
 
 
 def test_filler_is_named_in_the_verdict(run):

@@ -61,7 +61,9 @@ def reference(model, ids, cut):
 
 
 def same(found, expected, tolerance=1e-4):
-    torch.testing.assert_close(found.double(), expected.double(), atol=tolerance, rtol=0)
+    """Hold against float64: what float32 rounds off grows with the largest value."""
+    largest = float(expected.abs().max().clamp(min=1))
+    torch.testing.assert_close(found.double(), expected.double(), atol=tolerance * largest, rtol=0)
 
 
 # --- exact ---------------------------------------------------------------------------------------

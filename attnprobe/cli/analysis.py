@@ -1,7 +1,9 @@
 """`attnprobe contrast`, and the options it shares with figures."""
 
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +14,7 @@ from attnprobe.cli.runs import RunFolder
 
 if TYPE_CHECKING:
     from attnprobe.contrasts import Contrast
+    from attnprobe.store import Run
 
 StyleA = Annotated[str, typer.Option("--a", help="Style that positive differences favour.")]
 StyleB = Annotated[str, typer.Option("--b", help="Style it is held against.")]
@@ -92,10 +95,12 @@ def contrast(
     """Compare two styles, or two models, head by head, and say what can be claimed."""
     common = {
         "measure": measure, "query": query, "key": key, "by": checked_by(by), "over": over,
-        "interaction": interaction, "levels": _two(levels), "scale": scale,
+        "interaction": interaction, "levels": two_levels(levels), "scale": scale,
         "screening": screening, "rng": seed,
     }  # fmt: skip
-    result = _compared(run, (a, b), style, against, b_run, filler, common)
+    options = Sides(style, against, b_run, filler)
+    with compared(run, (a, b), options, common) as (result, _):
+        pass
     if out is not None:
         say(f"wrote {result.save(out)}")
     if as_json:
@@ -121,21 +126,37 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _compared(
-    run: Path,
-    styles: tuple[str, str],
-    style: str | None,
-    against: Path | None,
-    b_run: Path | None,
-    filler: str,
-    common: dict[str, Any],
-) -> "Contrast":
-    """Compare styles, or models."""
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What is compared, beside the styles of one run."""
+
+    style: str | None = None
+    against: Path | None = None
+    b_run: Path | None = None
+    filler: str = "*"
+
+
+@contextmanager
+def compared(
+    run: Path, styles: tuple[str, str], sides: Sides, common: dict[str, Any]
+) -> Iterator[tuple["Contrast", "Run"]]:
+    """Compare styles, or models; the run stays open meanwhile.
+
+    Args:
+        run: Folder of the run.
+        styles: The two of them.
+        sides: What else is compared.
+        common: Other arguments of `contrast` and `contrast_runs`.
+
+    Yields:
+        The contrast, and the run.
+    """
     from attnprobe.contrasts import contrast as compare_styles
     from attnprobe.contrasts import contrast_runs
     from attnprobe.errors import SelectionError
     from attnprobe.store import open_run
 
+    style, against, b_run = sides.style, sides.against, sides.b_run
     if against is None:
         if style is not None:
             raise SelectionError(
@@ -146,19 +167,20 @@ def _compared(
             nullcontext() if b_run is None else open_run(b_run)
         ) as second:  # fmt: skip
             a, b = styles
-            return compare_styles(opened, a=a, b=b, other=second, filler=filler, **common)
+            found = compare_styles(opened, a=a, b=b, other=second, filler=sides.filler, **common)
+            yield found, opened
+        return
     if b_run is not None:
         raise SelectionError(
             "two models are compared, or two styles of one", where="--b-run", got="--against too",
             fix="leave one of them out",
         )  # fmt: skip
     with open_run(run) as opened, open_run(against) as other:
-        if style is not None:
-            return contrast_runs(opened, other, style=style, **common)
-        return contrast_runs(opened, other, a=styles[0], b=styles[1], **common)
+        chosen = {"style": style} if style is not None else {"a": styles[0], "b": styles[1]}
+        yield contrast_runs(opened, other, **chosen, **common), opened
 
 
-def _two(levels: str) -> tuple[str, str]:
+def two_levels(levels: str) -> tuple[str, str]:
     """Split the names of two groups."""
     from attnprobe.errors import SelectionError
 

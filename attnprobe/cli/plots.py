@@ -6,7 +6,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnprobe.cli.analysis import By, Key, Measure, Query, Seed, StyleA, StyleB, checked_by
+from attnprobe.cli.analysis import (
+    Against,
+    By,
+    Interaction,
+    Key,
+    Levels,
+    Measure,
+    OneStyle,
+    Query,
+    Scale,
+    Seed,
+    Sides,
+    StyleA,
+    StyleB,
+    checked_by,
+    compared,
+    two_levels,
+)
 from attnprobe.cli.app import app, numbers, say
 from attnprobe.cli.runs import RunFolder
 
@@ -93,22 +110,26 @@ def heads(
     query: Query = "answer",
     key: Key = "history",
     by: By = "task",
+    interaction: Interaction = None,
+    levels: Levels = "seen,unseen",
+    scale: Scale = "difference",
+    against: Against = None,
+    style: OneStyle = None,
     seed: Seed = 0,
     look: LookName = "paper",
     width_mm: Width = None,
     columns: Columns = None,
     data: Data = None,
 ) -> None:
-    """Layers by heads: where two styles differ, significant heads marked."""
-    from attnprobe.contrasts import contrast as compare_styles
+    """Layers by heads: where two styles or models differ, significant heads marked."""
     from attnprobe.panels import head_panel, unfinished
-    from attnprobe.store import open_run
 
     width = figure_width(look, width_mm, columns)
-    with open_run(run) as opened:
-        result = compare_styles(
-            opened, a=a, b=b, measure=measure, query=query, key=key, by=checked_by(by), rng=seed
-        )
+    asked = {
+        "measure": measure, "query": query, "key": key, "by": checked_by(by), "rng": seed,
+        "interaction": interaction, "levels": two_levels(levels), "scale": scale,
+    }  # fmt: skip
+    with compared(run, (a, b), Sides(style, against), asked) as (result, opened):
         panel = head_panel(result, notice=unfinished(opened))
     write_figure(panel, out, look, width, data)
 
