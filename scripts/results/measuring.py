@@ -45,7 +45,7 @@ ALL, SOME = {False: 50, True: 50}, {False: 23, True: 34}
 def subjects(artifacts: Path, others: Sequence[tuple[str, str]] = ()) -> list[Subject]:
     """List the models of the table, and others by name and folder."""
     ask = Writing(at_once=20, max_new_tokens=24, chat=True)
-    wide, narrow = Writing(64), Writing(23)
+    wide, narrow = Writing(64), Writing(69)
     return [
         Subject(REFERENCE, str(artifacts / "reference-model"), ALL, wide, None,
                 "the reference model of `artifacts/reference-model`"),
