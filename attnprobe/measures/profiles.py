@@ -108,14 +108,21 @@ def fit_profile(
     seen: np.ndarray = np.any(counts > 0, axis=0)
     drawn, paid = drawn.astype(np.float64).T * seen[:, None], paid.astype(np.float64)
     f = np.nan_to_num(divide(drawn, counts.T @ paid))
+    moving = np.arange(f.shape[1])
     for _ in range(MAX_ROUNDS):
-        before, per_key = f, np.nan_to_num(divide(paid, counts @ f))
-        f = np.nan_to_num(divide(drawn, counts.T @ per_key))
-        f = np.nan_to_num(divide(f, np.broadcast_to(f.sum(0) / max(1, seen.sum()), f.shape)))
-        some = (f > 0) & (before > 0)
-        moved = np.log(f, out=np.zeros_like(f), where=some)
-        moved -= np.log(before, out=np.zeros_like(f), where=some)
-        if np.abs(moved).max(initial=0.0) < SETTLED:
+        before = f[:, moving]
+        per_key = np.nan_to_num(divide(paid[:, moving], counts @ before))
+        now = np.nan_to_num(divide(drawn[:, moving], counts.T @ per_key))
+        now = np.nan_to_num(
+            divide(now, np.broadcast_to(now.sum(0) / max(1, seen.sum()), now.shape))
+        )
+        f[:, moving] = now
+        some = (now > 0) & (before > 0)
+        moved = np.log(now, out=np.zeros_like(now), where=some)
+        moved -= np.log(before, out=np.zeros_like(now), where=some)
+        # each head by itself, so that it does not depend on which others are measured with it
+        moving = moving[np.abs(moved).max(axis=0, initial=0.0) >= SETTLED]
+        if not len(moving):
             break
     return _filled(np.where(seen[:, None] & (drawn.sum(0) > 0), f, np.nan).T)
 
