@@ -49,12 +49,12 @@ def main() -> None:
     args = parser().parse_args()
     quiet_libraries()
     data.make([data.TEST], args.folder, args.artifacts / "data.sha256")
-    file = args.artifacts / "contrasts.json"
-    models = read(file)["models"] if file.is_file() else {}
     found = measured(args)
     if args.quick:
         print("\n\n".join(page.look_text({"models": found})))
         return
+    file = args.artifacts / "contrasts.json"  # read late: another process may measure other models
+    models = read(file)["models"] if file.is_file() else {}
     order = [looker.name for looker in contrasting.lookers(args.artifacts, args.folder)]
     models |= found
     facts = {"models": {name: models[name] for name in order if name in models}}
