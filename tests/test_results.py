@@ -163,6 +163,21 @@ def test_tables_count_what_was_right():
     assert "A model. Kept from an earlier run" in text
 
 
+def test_trainings_stand_side_by_side_with_their_seeds():
+    def model(seed, rate):
+        styles = [
+            {"split": split, "style": style, "pass_rate": rate}
+            for split in page.SPLITS
+            for style in ("direct", "coarse")
+        ]
+        return {"training": {"seed": seed, "tokens": 5_000_000}, "styles": styles}
+
+    *_, shown = page.seed_text({"a": model(0, 0.5), "b": model(1, 0.25)})
+    first, second = shown.splitlines()[-2:]
+    assert first.startswith("| a | 0 | 5.0 | 50.0 / nan / 50.0 |")
+    assert second.startswith("| b | 1 | 5.0 | 25.0 / nan / 25.0 |")
+
+
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["make_results.py", *map(str, arguments)])
     make_results.main()

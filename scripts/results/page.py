@@ -1,5 +1,6 @@
 """From the facts of results.json to results.md, and to the tables of the model card."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ def page(facts: Mapping[str, Any], looks: Mapping[str, Any] | None = None) -> st
     parts = [HEAD]
     for name, model in facts["models"].items():
         parts += [f"## {name}", _about(model), *_tables(model, "###")]
+    trainings = {name: model for name, model in facts["models"].items() if "training" in model}
+    if len(trainings) > 1:
+        parts += seed_text(trainings)
     questions = {name: m["questions"] for name, m in facts["models"].items() if "questions" in m}
     if questions:
         parts += question_text(questions)
@@ -36,6 +40,25 @@ def card_text(model: Mapping[str, Any]) -> list[str]:
     """Write the results of one model for its card."""
     note = "Greedy answers of the test problems; columns as in `artifacts/results.md`."
     return [note, *_tables(model, "###")]
+
+
+def seed_text(trainings: Mapping[str, Row]) -> list[str]:
+    """Write how far trainings of the same architecture lie apart, by style and split."""
+    rows = []
+    for name, model in trainings.items():
+        fine = {(r["split"], r["style"]): 100 * r["pass_rate"] for r in model["styles"]}
+        rates = [
+            " / ".join(f"{fine.get((split, style), math.nan):.1f}" for style in STYLES)
+            for split in SPLITS
+        ]
+        told = model["training"]
+        rows.append([name, told["seed"], f"{told['tokens'] / 1e6:.1f}", *rates])
+    return [
+        "## Trainings",
+        f"Fine pass rates in %, {' / '.join(STYLES)}. Seeds are compared at the same number of "
+        "tokens only: every number grows with it.",
+        table(["model", "seed", "million tokens", *SPLITS], rows),
+    ]
 
 
 def question_text(questions: Mapping[str, Any]) -> list[str]:
