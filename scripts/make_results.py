@@ -73,17 +73,11 @@ def measured(
     names = [subject.name for subject in subjects]
     if unknown := set(args.only or ()) - set(names):
         raise SystemExit(f"no such model: {', '.join(sorted(unknown))}; known: {', '.join(names)}")
-    file = args.artifacts / "results.json"
-    old = read(file)["models"] if file.is_file() else {}
     problems = list(read_records(args.folder / data.TEST))
     questions = list(read_records(args.artifacts / "examples" / "general.jsonl"))
-    models: dict[str, Any] = {}
+    new: dict[str, Any] = {}
     for subject in subjects:
         if (args.only and subject.name not in args.only) or not subject.is_there:
-            if subject.name in old and not args.quick:
-                found = old[subject.name]
-                same = _training(Path(subject.model)).get("weights") == found.get("weights")
-                models[subject.name] = found | {"kept": not (subject.is_there and same)}
             continue
         if args.quick:
             subject = replace(subject, per_family={False: 2, True: 2})
@@ -91,13 +85,31 @@ def measured(
         found = measuring.measure(subject, problems, questions, args.folder, progress_bar)
         if trained != _training(Path(subject.model)):
             raise SystemExit(f"{subject.model} was replaced meanwhile: run this again")
-        models[subject.name] = found | trained
+        new[subject.name] = found | trained
         _say(began, f"{subject.name} is measured")
-    if not args.quick:
-        models |= {
-            name: found | {"kept": True} for name, found in old.items() if name not in models
-        }
+    models = new if args.quick else new_and_kept(new, subjects, args.artifacts / "results.json")
     return {"data": data.read_hashes(args.artifacts / "data.sha256"), "models": models}
+
+
+def new_and_kept(
+    new: dict[str, Any], subjects: list[measuring.Subject], file: Path
+) -> dict[str, Any]:
+    """Put what was measured beside what the file says of other models, in the order of the table.
+
+    The file is read only now: another process may have measured other models meanwhile.
+    """
+    old = read(file)["models"] if file.is_file() else {}
+    models: dict[str, Any] = {}
+    for subject in subjects:
+        if subject.name in new:
+            models[subject.name] = new[subject.name]
+        elif subject.name in old:
+            found = old[subject.name]
+            same = _training(Path(subject.model)).get("weights") == found.get("weights")
+            models[subject.name] = found | {"kept": not (subject.is_there and same)}
+    return models | {
+        name: found | {"kept": True} for name, found in old.items() if name not in models
+    }
 
 
 def write(facts: dict[str, Any], artifacts: Path) -> None:

@@ -227,6 +227,17 @@ def test_the_table_is_made_from_weights_and_keeps_what_is_not_at_hand(
         run(monkeypatch, *common, "--only", "refernce")
 
 
+def test_models_that_another_process_measured_meanwhile_stay_in_the_table(tmp_path):
+    subjects = measuring.subjects(tmp_path)
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"models": {"elsewhere": {"n": 1}, "reference": {"n": 2}}}))
+    found = make_results.new_and_kept({measuring.SMOLLM2: {"n": 3}}, subjects, file)
+    assert list(found) == ["reference", measuring.SMOLLM2, "elsewhere"]
+    assert found[measuring.SMOLLM2] == {"n": 3}
+    assert found["elsewhere"] == {"n": 1, "kept": True}
+    assert found["reference"] == {"n": 2, "kept": True}
+
+
 def test_the_published_page_is_what_its_facts_say():
     facts = json.loads((ROOT / "artifacts" / "results.json").read_text(encoding="utf-8"))
     shown = (ROOT / "artifacts" / "results.md").read_text(encoding="utf-8")
