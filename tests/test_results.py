@@ -174,8 +174,8 @@ def test_trainings_stand_side_by_side_with_their_seeds():
 
     *_, shown = page.seed_text({"a": model(0, 0.5), "b": model(1, 0.25)})
     first, second = shown.splitlines()[-2:]
-    assert first.startswith("| a | 0 | 5.0 | 50.0 / nan / 50.0 |")
-    assert second.startswith("| b | 1 | 5.0 | 25.0 / nan / 25.0 |")
+    assert first.startswith("| a | 0 | 5.0 | 50.0 % / – / 50.0 % |")
+    assert second.startswith("| b | 1 | 5.0 | 25.0 % / – / 25.0 % |")
 
 
 def run(monkeypatch, *arguments):

@@ -1,6 +1,5 @@
 """From the facts of results.json to results.md, and to the tables of the model card."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,16 +45,15 @@ def seed_text(trainings: Mapping[str, Row]) -> list[str]:
     """Write how far trainings of the same architecture lie apart, by style and split."""
     rows = []
     for name, model in trainings.items():
-        fine = {(r["split"], r["style"]): 100 * r["pass_rate"] for r in model["styles"]}
+        fine = {(r["split"], r["style"]): r["pass_rate"] for r in model["styles"]}
         rates = [
-            " / ".join(f"{fine.get((split, style), math.nan):.1f}" for style in STYLES)
-            for split in SPLITS
+            " / ".join(_percent(fine.get((split, style))) for style in STYLES) for split in SPLITS
         ]
         told = model["training"]
         rows.append([name, told["seed"], f"{told['tokens'] / 1e6:.1f}", *rates])
     return [
         "## Trainings",
-        f"Fine pass rates in %, {' / '.join(STYLES)}. Seeds are compared at the same number of "
+        f"Fine pass rates, {' / '.join(STYLES)}. Seeds are compared at the same number of "
         "tokens only: every number grows with it.",
         table(["model", "seed", "million tokens", *SPLITS], rows),
     ]
