@@ -54,17 +54,17 @@ def _kill_until_done(
     for attempt in range(TRIES + 1):
         last = attempt == TRIES or outcome.n_done >= n_kills
         code = zygote.write(path, None if last else rng.uniform(0, seconds))
-        if code == 0:
-            return
-        if code != -9:
+        if code not in (0, -9):
             outcome.violations.append(f"{path.name}: a writer ended with {code}")
             return
-        outcome.n_done += 1
         now = sealed(path)
         outcome.count("sealed files found whole", len(known))
         for name in known:
             if now.get(name) != known[name]:
                 outcome.violations.append(f"{path.name}: sealed {name} is gone or changed")
+        if code == 0:
+            return
+        outcome.n_done += 1
         known = now
         _read_what_is_there(path, known, outcome, read)
 
