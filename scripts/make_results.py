@@ -99,17 +99,16 @@ def new_and_kept(
     The file is read only now: another process may have measured other models meanwhile.
     """
     old = read(file)["models"] if file.is_file() else {}
-    models: dict[str, Any] = {}
-    for subject in subjects:
-        if subject.name in new:
-            models[subject.name] = new[subject.name]
-        elif subject.name in old:
-            found = old[subject.name]
-            same = _training(Path(subject.model)).get("weights") == found.get("weights")
-            models[subject.name] = found | {"kept": not (subject.is_there and same)}
-    return models | {
-        name: found | {"kept": True} for name, found in old.items() if name not in models
-    }
+    known = {subject.name: subject for subject in subjects}
+    names = [name for name in dict.fromkeys([*known, *old]) if name in new or name in old]
+    return {name: new.get(name) or _kept(old[name], known.get(name)) for name in names}
+
+
+def _kept(found: dict[str, Any], subject: measuring.Subject | None) -> dict[str, Any]:
+    """Say of an earlier run's results whether they are of other weights than lie here."""
+    there = subject is not None and subject.is_there
+    weights = _training(Path(subject.model)).get("weights") if subject and there else None
+    return found | {"kept": not there or weights != found.get("weights")}
 
 
 def write(facts: dict[str, Any], artifacts: Path) -> None:
