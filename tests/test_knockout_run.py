@@ -307,8 +307,12 @@ def test_errors_name_record_role_and_remedy(run):
     assert told(keys=("*",)).startswith("record 'item-000/coarse', layer 0, every head, example ")
     assert told(n_random=-1) == "--random: too small; got -1, expected ≥ 0."
     assert told(window=0) == "--window: too small; got 0, expected ≥ 1."
-    assert "6 items" not in told(records=2)
-    assert "style 'coarse'" in told(records=2)
+    assert told(records=2) == (
+        "the chosen records: so few tasks cannot carry a claim about new tasks; got 2 tasks in "
+        "'coarse', 2 tasks in 'stepwise', expected at least 6 tasks in a style; take more records "
+        "(--records), add task families, or compare by item (--by item), on these tasks only."
+    )
+    assert told(seed=-1) == "no such seed; got -1, expected a whole number from 0 to 2147483647."
 
 
 # --- the command line ----------------------------------------------------------------------------

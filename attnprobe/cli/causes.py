@@ -80,12 +80,8 @@ def knockout(
 ) -> None:
     """Cut attention from one role to another, and see predictions change."""
     from attnprobe.store import open_run
-    from attnprobe.workflows.knockout import (
-        KnockoutSettings,
-        chosen_records,
-        default_keys,
-        knockout_changes,
-    )
+    from attnprobe.workflows.choosing import chosen_records
+    from attnprobe.workflows.knockout import KnockoutSettings, default_keys, knockout_changes
 
     quiet_libraries()
     with open_run(run) as opened, progress_bar(f"knockout {run.name}") as progress:

@@ -145,7 +145,8 @@ def permutation_test(
         rng: Source of the draws.
 
     Returns:
-        p-values that count the order observed, and so are never 0.
+        p-values that count the order observed, and so are never 0. The smallest attainable one is
+        that of values without ties, of which the reverse order is as extreme.
     """
     tested = np.asarray(pairs_of(ranks, passed).count.sum(axis=0) > 0)
     scaled = scaled_ranks(ranks, passed)[:, tested]
@@ -156,7 +157,7 @@ def permutation_test(
     return FlipTest(
         p=spread(alone, tested),
         p_adjusted=spread(together, tested),
-        p_smallest=max(1 / n_seen, float(np.exp(-log_orders(passed, ranks)))),
+        p_smallest=max(1 / n_seen, 2 * float(np.exp(-log_orders(passed, ranks)))),
         n_flips=n_seen,
         exact=False,
     )

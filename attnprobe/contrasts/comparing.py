@@ -12,6 +12,7 @@ from scipy.stats import false_discovery_control
 
 from attnprobe.contrasts.flips import FlipTest, bootstrap_interval, sign_flip_test
 from attnprobe.contrasts.inference import MIN_UNITS, MIN_UNITS_FOR_SCREENING, Inference
+from attnprobe.contrasts.inputs import require_items_of_heads
 from attnprobe.contrasts.units import Units, paired_units
 from attnprobe.errors import ContrastError
 
@@ -36,6 +37,10 @@ def compare(
     each task counting once however many items it has. Test, interval and effect size are all of
     this same mean. With `by="item"` the estimate is the mean over items, and the claim is about
     these tasks only.
+
+    The flips take differences that mean nothing to be as likely above 0 as below, by any amount.
+    Where tasks differ in a skewed way (most a little below 0, a few far above), so that only their
+    mean is 0, heads are found too often.
 
     The percentile interval resamples the same units as the test flips. With few tasks it is
     narrower than its name says (0.95 covers 0.86 with 6 tasks, 0.91 with 12), and it is of one
@@ -63,10 +68,11 @@ def compare(
         `scope`, `p_smallest`, `n_units`, `n_tested`, `n_flips`, `exact` and the settings.
 
     Raises:
-        ContrastError: If shapes do not match, there is no pair, values are infinite, or there are
-            fewer than 6 units.
+        ContrastError: If shapes do not match, there is no pair, values are infinite, some items
+            have no task, or there are fewer than 6 units.
     """
     inference = Inference(by, n_flips, n_bootstrap, confidence, screening, scale, rng)
+    require_items_of_heads(a=a, b=b)
     _, n_layers, n_heads = a.shape
     coords = {"layer": np.arange(n_layers), "head": np.arange(n_heads)}
     return compare_cells(a, b, tasks, inference, coords)

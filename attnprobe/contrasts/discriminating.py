@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from attnprobe.contrasts.auroc import (
     Pairs,
@@ -18,6 +18,7 @@ from attnprobe.contrasts.auroc import (
 )
 from attnprobe.contrasts.flips import sign_flip_test
 from attnprobe.contrasts.inference import ALPHA, MIN_UNITS
+from attnprobe.contrasts.inputs import outcomes_of, require_items_of_heads, task_names
 from attnprobe.errors import ContrastError
 
 ON_THESE_TASKS = "these tasks only"
@@ -25,7 +26,7 @@ ON_THESE_TASKS = "these tasks only"
 
 def discriminate(
     values: Float[np.ndarray, "item layer head"],
-    passed: Bool[np.ndarray, " item"],
+    passed: Shaped[np.ndarray, " item"],
     tasks: Sequence[str] | np.ndarray,
     *,
     n_permutations: int = 10_000,
@@ -41,7 +42,7 @@ def discriminate(
 
     Args:
         values: A measure of each head; NaN where an item has none.
-        passed: Outcome of each item.
+        passed: Outcome of each item: truth values, or 1 and 0.
         tasks: Task of each item.
         n_permutations: Permutations of the outcomes within tasks.
         confidence: Coverage of the interval.
@@ -57,17 +58,19 @@ def discriminate(
 
     Raises:
         ContrastError: If shapes do not match, all items passed, none did, no task has both, or
-            there are too few items for any p-value below 0.05.
+            there are too few items for any p-value below 0.05; if an outcome or a task is missing.
     """
+    require_items_of_heads(values=values)
     _check(values, passed, tasks, n_permutations, confidence)
     kept = ~np.isnan(values).all(axis=(1, 2))
     flat = values[kept].reshape(int(kept.sum()), values[0].size).astype(np.float64)
-    outcome = passed[kept]
-    names, task = np.unique(np.asarray(tasks).astype(str)[kept], return_inverse=True)
+    outcome = outcomes_of(passed)[kept]
+    names, task = np.unique(task_names(tasks)[kept], return_inverse=True)
     _require_both(outcome)
     ranks = ranks_within_tasks(flat, task)
     pairs = pairs_of(ranks, outcome)
-    _require_orders(outcome, pairs, names, float(np.exp(min(log_orders(outcome, ranks), 700.0))))
+    n_orders = float(np.exp(min(log_orders(outcome, ranks), 700.0)))
+    _require_orders(outcome, pairs, names, n_orders)
     generator = np.random.default_rng(rng)
     test = permutation_test(ranks, outcome, n_permutations, generator)
     by_task = auroc_by_task(pairs)
@@ -148,6 +151,7 @@ def _require_both(passed: Bool[np.ndarray, " item"]) -> None:
 def _require_orders(
     passed: Bool[np.ndarray, " item"], pairs: Pairs, tasks: np.ndarray, n_orders: float
 ) -> None:
+    """Refuse outcomes whose most extreme orders, two of all, are too many."""
     if not pairs.count.any():
         raise ContrastError(
             "no task has both passed and failed items, so that passing cannot be told from the "
@@ -157,12 +161,12 @@ def _require_orders(
             expected="tasks that the model neither always nor never gets right",
             fix="take more items of each task",
         )
-    if n_orders < (1 - 1e-9) / ALPHA:
+    if n_orders < (1 - 1e-9) * 2 / ALPHA:
         raise ContrastError(
             "too few items to test: no permutation of their outcomes within tasks can give a "
-            f"p-value below {1 / n_orders:.3g}",
+            f"p-value below {2 / n_orders:.3g}",
             got=f"{int(passed.sum())} passed and {int((~passed).sum())} failed items, "
             f"{n_orders:.0f} orders",
-            expected=f"at least {1 / ALPHA:.0f} orders",
+            expected=f"at least {2 / ALPHA:.0f} orders, of which two are as extreme as any",
             fix="take more items of each task",
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attnprobe.contrasts.inputs import require_seed
 from attnprobe.errors import ContrastError, nearest
 
 ALPHA = 0.05
@@ -47,6 +48,7 @@ class Inference:
     """Seed or generator of flips and resamples."""
 
     def __post_init__(self) -> None:
+        require_seed(self.rng)
         if self.by not in SCOPES:
             raise ContrastError(
                 "no such unit of inference", got=f"by='{self.by}'", expected="task or item"

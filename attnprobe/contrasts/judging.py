@@ -47,7 +47,9 @@ def judged_models(
         seed: Of the resamples.
 
     Returns:
-        Over `model`: `auroc`, `low`, `high`, `p`, `gain`, `gain_low`, `gain_high`, `null_mean`.
+        Over `model`: `auroc`, `low`, `high`, `p`, `gain`, `gain_low`, `gain_high`, `over_best`,
+        `over_best_low`, `over_best_high`, `null_mean`; the attribute `best` names the best single
+        baseline.
     """
     names = list(scores)
     judged = np.array([judge(scores[n], passed, task, confidence) for n in names])
@@ -55,21 +57,26 @@ def judged_models(
         (1 + (null[name] >= value - 1e-9).sum()) / (1 + len(null[name]))
         for name, value in zip(names, judged[:, 0], strict=True)
     ]
-    gains = np.full((len(names), 3), np.nan)
+    gains, best = np.full((2, len(names), 3), np.nan), ""
     if BASELINES in scores:
+        single = [name for name in names if name not in (HEADS, BASELINES, BOTH)]
+        best = max(single, key=lambda name: judged[names.index(name), 0])
         for name in (HEADS, BOTH):
-            apart = _pairs_apart(scores[name], scores[BASELINES], passed, task)
-            gains[names.index(name)] = _gain(apart, confidence, n_bootstrap, seed)
+            for kind, base in enumerate((BASELINES, best)):
+                apart = _pairs_apart(scores[name], scores[base], passed, task)
+                gains[kind, names.index(name)] = _gain(apart, confidence, n_bootstrap, seed)
     columns = {
         "auroc": judged[:, 0], "low": judged[:, 1], "high": judged[:, 2], "p": np.array(reached),
-        "gain": gains[:, 0], "gain_low": gains[:, 1], "gain_high": gains[:, 2],
+        "gain": gains[0, :, 0], "gain_low": gains[0, :, 1], "gain_high": gains[0, :, 2],
+        "over_best": gains[1, :, 0], "over_best_low": gains[1, :, 1],
+        "over_best_high": gains[1, :, 2],
         "null_mean": np.array([null[name].mean() for name in names]),
     }  # fmt: skip
     n_folds = len({int(number) for number in task[~np.isnan(scores[HEADS])]})
     return xr.Dataset(
         {name: ("model", column) for name, column in columns.items()},
         coords={"model": names},
-        attrs={"n_folds": n_folds},
+        attrs={"n_folds": n_folds, "best": best},
     )
 
 

@@ -116,13 +116,17 @@ class PassFail:
         ]
         if others:
             lines.append(f"Without heads: {'; '.join(others)}.")
-            gain = told[BOTH]
-            adds = "add" if gain["gain_low"] > 0 else "do not add"
-            lines.append(
-                f"Heads {adds} to {BASELINES}: {gain['gain']:+.3f} [{gain['gain_low']:+.3f}, "
-                f"{gain['gain_high']:+.3f}] in AUROC."
-            )
+            lines.append(self._added(told))
         return lines
+
+    def _added(self, told: Mapping[str, Mapping[str, Any]]) -> str:
+        """Say what heads add to baselines: to the best one too, which may beat all together."""
+        both, best = told[BOTH], self.models.attrs["best"] if self.models is not None else ""
+        gains = [f"{_gained(both, 'gain')} in AUROC"]
+        if told[best]["auroc"] > told[BASELINES]["auroc"]:
+            gains.append(f"{_gained(both, 'over_best')} to {best} alone")
+        adds = "add" if min(both["gain_low"], both["over_best_low"]) > 0 else "do not add"
+        return f"Heads {adds} to {BASELINES}: {', '.join(gains)}."
 
     def strongest(self, most: int) -> list[dict[str, Any]]:
         """Return rows of the tested heads with the smallest p-values, farthest from 0.5 first."""
@@ -211,6 +215,10 @@ def _write_netcdf(result: PassFail, path: Path) -> None:
     }  # fmt: skip
     named = {name: value for name, value in plain.items() if value is not None}
     result.effects.assign_attrs(named | nested).to_netcdf(path, engine="scipy")
+
+
+def _gained(row: Mapping[str, Any], name: str) -> str:
+    return f"{row[name]:+.3f} [{row[f'{name}_low']:+.3f}, {row[f'{name}_high']:+.3f}]"
 
 
 def _interval(row: Mapping[str, Any]) -> str:

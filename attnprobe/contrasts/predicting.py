@@ -5,9 +5,15 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from attnprobe.contrasts.auroc import Ranks, permuted, ranks_within_tasks
+from attnprobe.contrasts.inputs import (
+    outcomes_of,
+    require_items_of_heads,
+    require_seed,
+    task_names,
+)
 from attnprobe.contrasts.judging import BASELINES, BOTH, HEADS, judge, judged_models
 from attnprobe.errors import ContrastError
 
@@ -34,6 +40,7 @@ class PredictionSettings:
     """Of permutations and resamples."""
 
     def __post_init__(self) -> None:
+        require_seed(self.seed)
         counts = self.n_heads, self.n_permutations, self.n_bootstrap
         if min(counts) < 1 or self.strength <= 0 or not 0 < self.confidence < 1:
             raise ContrastError(
@@ -52,7 +59,9 @@ class Prediction:
     models: xr.Dataset
     """Over `model`: `auroc` with `low` and `high`; `p`, one-sided by permuting outcomes within
     tasks; where there are heads, `gain`, the AUROC less that of all baselines together, with
-    `gain_low` and `gain_high`; `null_mean`, the mean AUROC under permutation."""
+    `gain_low` and `gain_high`, and `over_best`, the AUROC less that of the best single baseline
+    (which can be better than all together), likewise; `null_mean`, the mean AUROC under
+    permutation. The intervals take the models as they were learned."""
     n_chosen: Int[np.ndarray, "layer head"]
     """In how many folds the model of heads was given each head."""
     scores: Mapping[str, Float64[np.ndarray, " item"]] = field(default_factory=dict)
@@ -62,7 +71,7 @@ class Prediction:
 
 def predict_passes(
     values: Float[np.ndarray, "item layer head"],
-    passed: Bool[np.ndarray, " item"],
+    passed: Shaped[np.ndarray, " item"],
     tasks: Sequence[str] | np.ndarray,
     baselines: Mapping[str, Float[np.ndarray, "item _"]] | None = None,
     settings: PredictionSettings | None = None,
@@ -76,11 +85,11 @@ def predict_passes(
     the whole procedure, choice included, with outcomes permuted within tasks.
 
     Heads that predict no better than prompt length, difficulty or the answer's probability show
-    nothing that these do not: see `gain`.
+    nothing that these do not: see `gain` and `over_best`.
 
     Args:
         values: A measure of each head; NaN where an item has none.
-        passed: Outcome of each item.
+        passed: Outcome of each item: truth values, or 1 and 0.
         tasks: Task of each item.
         baselines: By name: features that are no heads; NaN where an item has none.
         settings: How models are made and tested.
@@ -89,11 +98,13 @@ def predict_passes(
         What each model reaches: heads alone, each baseline, all of them, and heads with them.
 
     Raises:
-        ContrastError: If fewer than two tasks have both passed and failed items.
+        ContrastError: If fewer than two tasks have both passed and failed items; if shapes do not
+            match, values are infinite, or an outcome or a task is missing.
     """
     settings, baselines = settings or PredictionSettings(), dict(baselines or {})
     _check(values, passed, tasks, baselines)
-    names, task = np.unique(np.asarray(tasks).astype(str), return_inverse=True)
+    passed = outcomes_of(passed)
+    names, task = np.unique(task_names(tasks), return_inverse=True)
     flat = values.reshape(len(values), -1).astype(np.float64)
     ranks = ranks_within_tasks(flat, task)
     _require_tasks(names, task, passed)
@@ -118,6 +129,7 @@ def _check(
     values: np.ndarray, passed: np.ndarray, tasks: Sequence[str] | np.ndarray,
     baselines: Mapping[str, np.ndarray],
 ) -> None:  # fmt: skip
+    require_items_of_heads(values=values)
     sizes = {"outcomes": len(passed), "tasks": len(tasks)}
     sizes |= {f"rows of '{name}'": len(own) for name, own in baselines.items()}
     for name, size in sizes.items():
@@ -126,6 +138,18 @@ def _check(
                 "values, outcomes, tasks and baselines must match item by item",
                 got=f"values of {len(values)} items, {size} {name}",
             )
+    for name, features in {HEADS: values, **baselines}.items():
+        if n_infinite := int(np.isinf(features).sum()):
+            raise ContrastError(
+                "a model cannot learn from infinite values", where=f"'{name}'",
+                got=f"{n_infinite} of {np.size(features)} values",
+                expected="finite values, and NaN where there is none",
+            )  # fmt: skip
+        if name != HEADS and np.ndim(features) != 2:
+            raise ContrastError(
+                "a baseline must have the axes item and feature", where=f"'{name}'",
+                got=f"shape {np.shape(features)}",
+            )  # fmt: skip
     for name in baselines:
         if name in (HEADS, BASELINES, BOTH):
             raise ContrastError("a baseline needs another name", got=f"'{name}'")

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from attnprobe.contrasts.inference import Inference
+from attnprobe.contrasts.inputs import task_names
 from attnprobe.errors import ContrastError
 
 
@@ -54,8 +55,8 @@ def paired_units(
         Units in the order of the tasks' names, or of the items.
 
     Raises:
-        ContrastError: If shapes do not match, values are infinite, nothing pairs, or a ratio is
-            asked of values that have none.
+        ContrastError: If shapes do not match, values are infinite, some items have no task, nothing
+            pairs, or a ratio is asked of values that have none.
     """
     _check(a, b, tasks)
     n_cells = math.prod(a.shape[1:])
@@ -69,7 +70,7 @@ def paired_units(
             expected="items with a value in both",
         )
     flat_a, flat_b, paired = flat_a[kept], flat_b[kept], paired[kept]
-    names, codes = np.unique(np.asarray(tasks).astype(str)[kept], return_inverse=True)
+    names, codes = np.unique(task_names(tasks)[kept], return_inverse=True)
     groups = codes if inference.by == "task" else np.arange(len(codes))
     _, in_task = group_means(np.where(paired, 0.0, np.nan), codes, len(names))
     values = _on_scale(

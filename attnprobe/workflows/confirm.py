@@ -12,11 +12,13 @@ from attnprobe.contrasts import Contrast, contrast, select_styles
 from attnprobe.contrasts.confirmation import Confirmation, head_rows
 from attnprobe.contrasts.controls import judged_heads, strongest_heads, summarised
 from attnprobe.contrasts.inference import SCOPES
+from attnprobe.contrasts.inputs import require_seed
 from attnprobe.contrasts.splitting import Heads, matched_heads, split_items, split_unit
 from attnprobe.errors import ContrastError, SelectionError, nearest
 from attnprobe.measures import find_measure, measure
 from attnprobe.models import LoadedModel
 from attnprobe.store import Run
+from attnprobe.workflows.choosing import chosen_records
 from attnprobe.workflows.intervening import INTERVENTIONS, Intervening, intervene
 from attnprobe.workflows.reloading import reload_model
 
@@ -58,6 +60,7 @@ class ConfirmSettings:
     """Of the split, the random heads, and the resamples behind intervals."""
 
     def __post_init__(self) -> None:
+        require_seed(self.seed)
         for name in ("top", "n_draws", "records", "n_references", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -113,6 +116,7 @@ def confirm(
         ContrastError: If there are too few tasks or items for the split, or too few other heads.
         ModelError: If the model is not there, or is another than that of the run.
     """
+    _require_heads(settings.measure)
     tasks = _paired_items(run, settings)
     by = split_unit(tasks, settings.by)
     rng = np.random.default_rng(settings.seed)
@@ -125,7 +129,7 @@ def confirm(
     rows = head_rows(chosen, first.effects, _judged(run, settings, by, ids[1], chosen))
     plan, refused = _plan(settings, chosen, sets, has_key=first.key is not None)
     loaded = reload_model(run, model, device=device, trust_remote_code=trust_remote_code)
-    asked = _first_of_each(run, ids[1], settings.records)
+    asked = chosen_records(run, settings.records, ids[1])
     references = [run.encoding(one) for one in ids[0][: settings.n_references]]
     found = intervene(run, asked, loaded, plan, references, on_progress)
     table = run.records.loc[asked]
@@ -144,6 +148,14 @@ def confirm(
     )
     refused = (*refused, *failed, *(few if len(sets) < settings.n_draws else ()))
     return Confirmation(first.title, rows, changed, draws, stated, refused)
+
+
+def _require_heads(measure_name: str) -> None:
+    if "head" not in find_measure(measure_name).axes:
+        raise ContrastError(
+            "no heads to choose among", got=f"'{measure_name}'",
+            expected="a measure of heads", fix="choose another --measure, such as enrichment",
+        )  # fmt: skip
 
 
 def _paired_items(run: Run, settings: ConfirmSettings) -> dict[str, str]:
@@ -217,14 +229,3 @@ def _plan(
         mode=settings.mode, written=settings.written, batch_size=settings.batch_size,
         seed=settings.seed,
     ), refused  # fmt: skip
-
-
-def _first_of_each(run: Run, ids: Sequence[str], most: int | None) -> list[str]:
-    """Take records of each style, as many of every task as of the others."""
-    table = run.records.loc[list(ids)]
-    if most is None:
-        return list(ids)
-    turn = table.groupby(["style", "task"], sort=False).cumcount()
-    in_turn = table.assign(turn=turn).sort_values("turn", kind="stable")
-    chosen = set(in_turn.groupby("style", sort=False).head(most).index)
-    return [one for one in ids if one in chosen]

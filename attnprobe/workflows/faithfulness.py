@@ -9,12 +9,13 @@ from jaxtyping import Float
 
 from attnprobe.contrasts import Changes, Outcomes, changes
 from attnprobe.contrasts.curves import Losses, loss_curves
+from attnprobe.contrasts.inputs import require_seed
 from attnprobe.errors import AttnprobeError, SelectionError, nearest
 from attnprobe.measures.roles import require_role
 from attnprobe.models import LoadedModel
 from attnprobe.store import Run
+from attnprobe.workflows.choosing import chosen_records, require_units
 from attnprobe.workflows.cuts import outcome_positions
-from attnprobe.workflows.knockout import chosen_records
 from attnprobe.workflows.perturbing import PERTURBATIONS
 from attnprobe.workflows.reloading import reload_model
 from attnprobe.workflows.removing import Removal, losses_along, metrics_of, removal_grid
@@ -51,6 +52,7 @@ class FaithfulnessSettings:
     """Of random rankings, substitutes and resamples."""
 
     def __post_init__(self) -> None:
+        require_seed(self.seed)
         for name in self.perturbations:
             if name not in PERTURBATIONS:
                 raise SelectionError(
@@ -122,6 +124,7 @@ def faithfulness_changes(
     require_role(
         settings.outcome, {s.role for one in ids for s in run.encoding(one).spans}, "outcome role"
     )
+    require_units(run, ids, settings.by)
     loaded = reload_model(run, model, device=device, trust_remote_code=trust_remote_code)
     found: dict[str, list[np.ndarray]] = {name: [] for name in settings.perturbations}
     on_progress(0, len(ids))

@@ -7,12 +7,14 @@ from typing import Any, Literal
 import numpy as np
 
 from attnprobe.attention import Edge, Survey, knockout
+from attnprobe.contrasts.inputs import require_seed
 from attnprobe.contrasts.interventions import BEYOND, Changes, Outcomes, changes
-from attnprobe.errors import AttnprobeError, ContrastError, RecordError, SelectionError
+from attnprobe.errors import AttnprobeError, ContrastError, SelectionError
 from attnprobe.measures.roles import require_role, sort_roles
 from attnprobe.models import LoadedModel
 from attnprobe.store import Run
 from attnprobe.types import Encoding
+from attnprobe.workflows.choosing import chosen_records, require_units
 from attnprobe.workflows.cuts import edges_between, outcome_positions, random_edges, spans_of_role
 from attnprobe.workflows.outcomes import log_probs, refuse_virtual
 from attnprobe.workflows.passes import passes
@@ -53,6 +55,7 @@ class KnockoutSettings:
     averaged; 0 for none."""
 
     def __post_init__(self) -> None:
+        require_seed(self.seed)
         for name in ("window", "stride", "records", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -108,6 +111,7 @@ def knockout_changes(
     settings = settings or KnockoutSettings()
     ids = chosen_records(run, settings.records)
     _check_roles(run, ids, settings)
+    require_units(run, ids, settings.by)
     loaded = reload_model(run, model, device=device, trust_remote_code=trust_remote_code)
     windows = _windows(settings, loaded)
     found: dict[str, list[np.ndarray]] = {"log_prob": [], "passed": [], "random": []}
@@ -155,19 +159,6 @@ def knockout_changes(
     why = {"no_control": left_out} if (left_out := beyond.settings.get("left_out")) else {}
     effects = {**done.effects, **beyond.effects}
     return replace(done, effects=effects, settings={**done.settings, **why})
-
-
-def chosen_records(run: Run, most: int | None) -> list[str]:
-    """List the ids of the first records of each style.
-
-    Raises:
-        RecordError: If the run has none.
-    """
-    listed = run.records
-    chosen = listed if most is None else listed.groupby("style", sort=False).head(most)
-    if not len(chosen):
-        raise RecordError("the run has no records yet", where=str(run.path))
-    return [str(record_id) for record_id in chosen.index]
 
 
 def _check_roles(run: Run, ids: Sequence[str], settings: KnockoutSettings) -> None:

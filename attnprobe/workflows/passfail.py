@@ -84,7 +84,7 @@ def pass_fail(
         RecordError: If a record says nothing to score against.
     """
     settings = settings or PassFailSettings(**asked)
-    style = _style(run, settings.style)
+    style, key = _style(run, settings.style), _key(settings)
     _check_outcome(run, settings.outcome)
     table = run.records if ids is None else run.records.loc[list(ids)]
     own = table.loc[table["style"] == style]
@@ -96,7 +96,6 @@ def pass_fail(
             "there is nothing to score", where=f"style '{style}'",
             got=f"{len(own)} records, {len(first) - len(scored)} of them negative controls",
         )  # fmt: skip
-    key = settings.key if find_measure(settings.measure).has_key else None
     values = measure(run, settings.measure, query=settings.query, key=key, ids=scored)
     there = np.asarray(~np.isnan(values.values).all(axis=(1, 2)))
     kept = [one for one, has_value in zip(scored, there, strict=True) if has_value]
@@ -127,6 +126,17 @@ def pass_fail(
         },
         refused=refused, settings=asdict(settings) | {"style": style},
     )  # fmt: skip
+
+
+def _key(settings: PassFailSettings) -> str | None:
+    """Return the role that is looked at, None for measures without one; refuse those of no head."""
+    chosen = find_measure(settings.measure)
+    if "head" not in chosen.axes:
+        raise ContrastError(
+            "no head to tell records apart by", got=f"'{settings.measure}'",
+            expected="a measure of heads", fix="choose another --measure, such as enrichment",
+        )  # fmt: skip
+    return settings.key if chosen.has_key else None
 
 
 def _style(run: Run, asked: str | None) -> str:
