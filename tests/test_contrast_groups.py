@@ -81,6 +81,22 @@ def test_tasks_in_both_groups_beside_tasks_in_one_are_refused():
     assert "choose other levels" in str(caught.value)
 
 
+def test_groups_that_share_tasks_are_not_compared_by_item():
+    # No group effect in any task, but one group has four in five items of half of the tasks: items
+    # exchanged over all tasks would make a difference between tasks one between groups.
+    rng = np.random.default_rng(6)
+    tasks = np.repeat([f"t{i}" for i in range(6)], 40)
+    labels = np.where(rng.random(240) < np.where(tasks < "t3", 0.8, 0.2), "seen", "unseen")
+    effects = np.repeat(rng.normal(scale=0.5, size=(6, 1, 20)), 40, axis=0)
+    a = effects + rng.normal(size=(240, 1, 20))
+    with pytest.raises(ContrastError) as caught:
+        compare_groups(a, 0 * a, tasks, labels, by="item")
+    assert "groups that share tasks cannot be compared by item" in str(caught.value)
+    assert "got 6 tasks with items in both groups (t0, t1, t2 …)" in str(caught.value)
+    assert "compare by task" in str(caught.value)
+    assert not (compare_groups(a, 0 * a, tasks, labels)["p_adjusted"] < 0.05).any()
+
+
 def test_too_few_tasks_are_refused_with_the_smallest_p():
     with pytest.raises(ContrastError) as caught:
         compare_groups(*pairs(n_seen=3, n_unseen=3))

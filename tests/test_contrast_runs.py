@@ -1,5 +1,7 @@
 """Contrasts of two runs: the same records under two models."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,9 @@ from attnprobe.contrasts import contrast, contrast_runs
 from attnprobe.errors import ContrastError
 from attnprobe.store import open_run
 from tests.store.builders import make_run
-from tests.test_contrasts import memory_run
+from tests.test_contrasts import ENCODED, memory_run
+
+STYLES = ("coarse", "stepwise")
 
 
 def looking(run, layers=(0, 1), heads=(0, 1), model="one"):
@@ -115,6 +119,49 @@ def test_two_styles_may_lie_in_two_runs_of_one_model():
     found = contrast(parts[0], other=parts[1], a="coarse", b="stepwise")
     assert found.effects["estimate"].values == pytest.approx(whole.effects["estimate"].values)
     assert found.effects["p_adjusted"].values == pytest.approx(whole.effects["p_adjusted"].values)
+
+
+def test_roles_of_one_of_two_runs_are_told(tmp_path):
+    paths = [make_run(tmp_path / style, tasks=7, styles=(style,)) for style in STYLES]
+    with open_run(paths[0]) as run, open_run(paths[1]) as other:
+        found = contrast(run, other=other, a="coarse", b="stepwise")
+    assert "coarse_history: only coarse has it, so not compared directly" in found.refused
+    assert found.settings["b_run"] == str(paths[1])
+    assert found.n_pairs == 14
+
+
+def test_a_yardstick_from_all_records_needs_one_run(tmp_path):
+    beyond = "enrichment_beyond_recency"
+    with (
+        open_run(make_run(tmp_path / "run", tasks=7)) as run,
+        pytest.raises(ContrastError) as caught,
+    ):
+        contrast(run, other=run, a="coarse", b="stepwise", measure=beyond)
+    assert "got 'enrichment_beyond_recency' over two runs" in str(caught.value)
+    assert "extract both styles into one run" in str(caught.value)
+
+
+def test_other_problems_under_the_same_names_are_refused(tmp_path):
+    paths = [make_run(tmp_path / f"seed-{seed}", tasks=7, seed=seed) for seed in (0, 1)]
+    with open_run(paths[0]) as run, open_run(paths[1]) as other:
+        with pytest.raises(ContrastError) as caught:
+            contrast_runs(run, other, style="coarse")
+        assert str(caught.value).startswith(
+            "record 'task0-000/coarse': the two runs have different prompts under one name; got '"
+        )
+        assert "names do not tell seeds apart" in str(caught.value)
+    first, second = looking(memory_run()), looking(memory_run(seed=1))
+    for run, answer in ((first, [1, 2]), (second, [1, 3])):
+        record = replace(ENCODED.record, meta={"answer": answer})
+        told = type("Told", (ENCODED,), {"record": record})
+        run.encoding = lambda _, told=told: told
+    with pytest.raises(ContrastError) as caught:
+        contrast(first, other=second, a="coarse", b="stepwise")
+    assert str(caught.value) == (
+        "item 't0-0': the two runs have different problems under one name; got the answers [1, 2] "
+        "in 'coarse' and [1, 3] in 'stepwise', expected one problem in two styles; make both "
+        "styles from one dataset; names do not tell seeds apart."
+    )
 
 
 def test_a_model_against_itself_has_nothing_to_test():

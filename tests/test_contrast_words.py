@@ -116,7 +116,16 @@ def test_an_interaction_is_worded_with_its_groups_and_scale():
     assert "of coarse − stepwise between seen and unseen, as log2 ratios" in methods
     assert "permuting which tasks belong to seen (5) and unseen (4)" in methods
     assert "effect sizes g_s" in methods
+    assert "takes tasks of both groups to be alike but for their mean" in methods
     assert "置换各任务的分组标签" in found.methods("zh")
+    assert "该检验假定两组任务除均值外分布相同" in found.methods("zh")
+    by_item = contrast(run, a="coarse", b="stepwise", interaction="split", by="item").verdict()
+    assert "so the groups cannot be told from their tasks" in by_item
+    run.records.loc[run.records["task"] == "t8", "split"] = "elsewhere"
+    fewer = contrast(run, a="coarse", b="stepwise", interaction="split")
+    assert "(5 seen, 3 unseen; 16 pairs)" in fewer.verdict()
+    assert "Items left out: 2 in another group." in fewer.verdict()
+    assert "over 16 paired problems of 8 tasks" in fewer.methods()
 
 
 def test_the_methods_paragraph_follows_the_settings():
@@ -127,18 +136,22 @@ def test_the_methods_paragraph_follows_the_settings():
     assert "over 26 paired problems of 13 tasks, for each attention head" in drawn
     assert "flipping the signs of whole tasks (13)" in drawn
     assert "(501 at random, seed 3; smallest attainable p 0.002)" in drawn
-    assert "They were adjusted for 4 tests by the step-down maximum statistic" in drawn
+    assert "differ as much in the one direction as in the other (symmetry about 0)" in drawn
+    assert "The p-values were adjusted for 4 tests by the step-down maximum statistic" in drawn
     assert "An omnibus test came first" in drawn
     assert "after Benjamini & Hochberg (1995)" in drawn
     assert "95 % percentile bootstrap intervals" in drawn
-    assert "resampling tasks (100 resamples)" in drawn
+    assert "resampling tasks (100 resamples; with only 13 they cover less)" in drawn
     other = contrast(run, a="coarse", b="stepwise", by="item", screening="by", confidence=0.9)
     assert "these tasks only" in other.methods()
     assert "Benjamini & Yekutieli (2001)" in other.methods()
     assert "90 % percentile" in other.methods()
+    assert "resampling items (2,000 resamples); effect sizes" in other.methods()
     few = contrast(memory_run(n_tasks=6), a="coarse", b="stepwise").methods("zh")
     assert "以任务为推断单位" in few
+    assert "该检验假定在没有效应时，任务的差异关于 0 对称" in few
     assert "错误发现率" not in few
+    assert "单位较少，实际覆盖率偏低" in few
     with pytest.raises(SelectionError, match="no methods paragraph in this language; got 'de'"):
         contrast(run, a="coarse", b="stepwise").methods("de")
 

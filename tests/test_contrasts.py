@@ -2,6 +2,8 @@ import csv
 import itertools
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from scipy import stats
 from attnprobe.contrasts import Contrast, Inference, compare, contrast
 from attnprobe.errors import ContrastError, SelectionError
 from attnprobe.store import open_run
-from attnprobe.types import Span
+from attnprobe.types import Record, Segment, Span
 from tests.store.builders import make_run
 from tests.test_measures import MemoryRun, step_mass, table
 
@@ -192,6 +194,35 @@ def test_shapes_must_match():
         compare(np.ones((3, 1, 2)), np.ones((3, 1, 2)), ["t"])
 
 
+@pytest.mark.parametrize("missing", [None, math.nan, ""])
+def test_items_without_a_task_are_no_task_of_their_own(missing):
+    a, b, tasks = one_per_task(np.ones((8, 1)))
+    with pytest.raises(ContrastError) as caught:
+        compare(a, b, np.array([*tasks[:6], missing, missing], dtype=object))
+    assert str(caught.value) == (
+        "some items have no task; got 2 of 8, the first at place 6, expected a task for every "
+        "item; give every record its 'task', or leave these items out."
+    )
+
+
+def test_other_axes_are_refused():
+    code = (
+        "import numpy as np; from attnprobe.contrasts import compare; x = np.ones((8, 2)); "
+        "compare(x, x, ['t'] * 8)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (
+        "a: values must have the axes item, layer and head; got shape (8, 2), expected three axes"
+        in done.stderr
+    )
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_seeds_that_no_file_could_keep_are_refused(seed):
+    with pytest.raises(ContrastError, match=r"no such seed; got .* whole number from 0 to 2147"):
+        compare(*one_per_task(np.ones((8, 1))), rng=seed)
+
+
 def test_no_pair_is_an_error():
     a = np.full((8, 1, 2), np.nan)
     with pytest.raises(ContrastError, match="no pair to compare"):
@@ -228,6 +259,7 @@ def memory_run(n_tasks=6, per_task=2, effect=0.3, seed=0):
 class ENCODED:
     spans = (Span(0, 1, "special"), Span(1, 6, "history"), Span(6, 8, "answer"))
     n_prompt = 6
+    record = Record("t0-0/coarse", "t0-0", "coarse", (Segment("history", "1 2"),))
 
 
 def test_contrast_finds_the_head_that_was_changed():
@@ -407,6 +439,20 @@ def test_an_item_of_two_tasks_is_an_error():
     run.records.loc["t0-0/coarse", "task"] = "other"
     with pytest.raises(ContrastError, match="item 't0-0': one item belongs to two tasks"):
         contrast(run, a="coarse", b="stepwise")
+
+
+def test_records_of_one_item_and_style_with_two_tasks_are_an_error():
+    run = memory_run()
+    run.records.loc["again"] = run.records.loc["t0-0/coarse"]
+    run.records.loc["again", "task"] = "t1"
+    run.step_mass["again"] = run.step_mass["t0-0/coarse"]
+    with pytest.raises(ContrastError, match=r"item 't0-0': one item .* got 't0' and 't1' in 'coar"):
+        contrast(run, a="coarse", b="stepwise")
+
+
+def test_a_column_of_the_effects_is_at_hand():
+    found = contrast(memory_run(), a="coarse", b="stepwise")
+    xr.testing.assert_identical(found["estimate"], found.effects["estimate"])
 
 
 def test_a_style_against_itself_is_an_error():

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import validate_statistics  # noqa: E402
-from validation import attending, blocks, chains, gaussian, page  # noqa: E402
+from validation import assumptions, attending, blocks, chains, gaussian, page  # noqa: E402
 from validation.study import Study, fwer  # noqa: E402
 
 
@@ -69,6 +69,16 @@ def test_recency_moves_enrichment_but_not_what_is_beyond_recency():
     found = mean_of(attending.recency, 1, 32.0)
     assert found["mass"] == found["enrichment"] == 1.0
     assert found["enrichment beyond recency"] == 0.0
+
+
+def test_broken_assumptions_give_false_findings():
+    assert mean_of(assumptions.skewed, 20, 1.0)["max-T"] > 0.1
+    equal, unequal = (
+        mean_of(assumptions.unequal_spreads, 20, 9, 6, ratio)["max-T"] for ratio in (1.0, 3.0)
+    )
+    assert equal < 0.3 < unequal
+    few, many = (mean_of(assumptions.coverage, 5, n)["coverage"] for n in (6, 30))
+    assert few < 0.9 < many < 0.95
 
 
 def test_a_chain_is_found_by_total_influence_only():

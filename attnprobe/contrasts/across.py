@@ -19,6 +19,7 @@ from attnprobe.contrasts.questions import (
     role_fault,
 )
 from attnprobe.contrasts.result import Contrast
+from attnprobe.contrasts.sameness import require_same_prompts
 from attnprobe.errors import ContrastError
 
 
@@ -80,8 +81,8 @@ def contrast_runs(
 
     Raises:
         SelectionError: If a style, a role or the measure is not there.
-        ContrastError: If the runs are of different shape, share no items, do not differ, or there
-            are too few tasks for the claim.
+        ContrastError: If the runs are of different shape, share no items, have different prompts
+            under one name, do not differ, or there are too few tasks for the claim.
     """
     inference = Inference(by, n_flips, n_bootstrap, confidence, screening, scale, rng)
     question = ask(measure, query, key, over, interaction, levels)
@@ -91,6 +92,7 @@ def contrast_runs(
     if names[0] == names[1]:
         names = f"{names[0]} (1)", f"{names[1]} (2)"
     read = [_read(source, styles, question, ids) for source in (run, other)]
+    require_same_prompts(run, other, styles, ids)
 
     def paired(reduce: Any) -> tuple[Pairs, dict[str, np.ndarray]]:
         reduced = xr.align(*map(reduce, read), join="inner", exclude=("record",))

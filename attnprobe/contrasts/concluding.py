@@ -1,7 +1,7 @@
 """From pairs to what can be said of them: effects, and the omnibus test before them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ def conclude(pairer: Pairer, run: Any, question: Question, inference: Inference)
         ContrastError: If nothing can be compared, or nothing differs anywhere.
     """
     pairs, coords = pairer(lambda values: cells(values, question))
+    pairs = _of_levels(pairs, run, question)
     _require_difference(pairs, question)
     effects = _compared(pairs, coords, run, question, inference)
     all_pairs, all_coords = pairer(lambda values: omnibus_cells(values, question))
@@ -52,6 +53,20 @@ def conclude(pairer: Pairer, run: Any, question: Question, inference: Inference)
     except ContrastError as fault:  # spans beside the one that is asked about must not forbid it
         return Concluded(effects, pairs, None, (f"the omnibus test: {fault.what}",))
     return Concluded(effects, pairs, first, ())
+
+
+def _of_levels(pairs: Pairs, run: Any, question: Question) -> Pairs:
+    """Leave out items of groups that are not compared."""
+    if question.interaction is None:
+        return pairs
+    inside = np.isin(groups_of(run, pairs.items, question.interaction), question.levels)
+    if inside.all() or not inside.any():  # a level that is not there is told of later
+        return pairs
+    return replace(
+        pairs, first=pairs.first[inside], second=pairs.second[inside], items=pairs.items[inside],
+        tasks=pairs.tasks[inside],
+        dropped={**pairs.dropped, "in another group": int((~inside).sum())},
+    )  # fmt: skip
 
 
 def _require_difference(pairs: Pairs, question: Question) -> None:

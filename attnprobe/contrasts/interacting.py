@@ -37,7 +37,12 @@ def compare_groups(
 
     Where every task belongs to one group, the labels of the tasks are permuted. Where every task
     has items in both groups, the groups are paired: the difference between them is taken within
-    each task, and its sign is flipped. Tasks of both kinds at once are refused.
+    each task, and its sign is flipped. Tasks of both kinds at once are refused, and so are shared
+    tasks by item. Where groups are of different tasks, comparing them by item cannot tell the group
+    from its tasks.
+
+    Permuted labels take the units of both groups to be alike but for their mean. Where the groups
+    differ in spread and in size, the smaller one spreading more, differences are found too often.
 
     Args:
         a: Values in one style; NaN where a head has none.
@@ -83,7 +88,8 @@ def compare_group_cells(
     of_level = [labels == level for level in levels]
     sides = [paired_units(a[chosen], b[chosen], tasks[chosen], inference) for chosen in of_level]
     shared = np.intersect1d(sides[0].tasks, sides[1].tasks)
-    if inference.by == "task" and len(shared):
+    if len(shared):
+        _require_tasks(shared, inference)
         found = _within_tasks(sides, shared, levels, inference, coords)
     else:
         found = _between_tasks(sides, levels, inference, coords)
@@ -103,6 +109,18 @@ def _require_levels(labels: np.ndarray, levels: tuple[str, str]) -> None:
                 got=f"'{level}'",
                 fix=nearest(level, set(labels.tolist())),
             )
+
+
+def _require_tasks(shared: np.ndarray, inference: Inference) -> None:
+    """Refuse to exchange items of groups that share tasks: their tasks would be exchanged too."""
+    if inference.by == "item":
+        raise ContrastError(
+            "groups that share tasks cannot be compared by item: a group with more items of some "
+            "tasks would differ for their sake",
+            got=f"{len(shared)} tasks with items in both groups ({', '.join(shared[:3])} …)",
+            expected="groups of different tasks, or a comparison by task",
+            fix="compare by task, which takes the difference between groups within each task",
+        )
 
 
 def _between_tasks(

@@ -14,6 +14,8 @@ _EN_CELLS = {
     "span": "pair of segments",
     "whole": "model",
 }
+FEW_UNITS = 20
+"""Below so many units, percentile intervals cover clearly less than they say."""
 _ZH_CELLS = {"head": "注意力头", "layer": "层", "span": "片段对", "whole": "模型整体"}
 
 
@@ -59,9 +61,13 @@ def _english(contrast: Any) -> str:
         )
         + f" ({_resamples(notes, 'all', 'at random, seed')}; smallest attainable p "
         f"{notes['p_smallest']:.2g})",
-        f"They were adjusted for {notes['n_tested']} tests by the step-down maximum statistic "
-        "(Westfall & Young 1993; Nichols & Holmes 2002), which controls the family-wise error rate "
-        "however the tests depend on each other",
+        f"This takes {notes['by']}s of both groups to be alike but for their mean"
+        if permuted
+        else f"This takes {notes['by']}s without an effect to differ as much in the one direction "
+        "as in the other (symmetry about 0)",
+        f"The p-values were adjusted for {notes['n_tested']} tests by the step-down maximum "
+        "statistic (Westfall & Young 1993; Nichols & Holmes 2002), which controls the family-wise "
+        "error rate however the tests depend on each other",
     ]
     if contrast.omnibus is not None:
         sentences.append(
@@ -79,10 +85,12 @@ def _english(contrast: Any) -> str:
             f"Prompts of {contrast.filler} have no {contrast.key}; in its place stands the mean "
             "over windows of neighbouring text of the prompt with as many visible keys"
         )
-    effect = "g_s" if permuted else "g_z"
+    effect, few = "g_s" if permuted else "g_z", notes["n_units"] < FEW_UNITS
     sentences += [
         f"Intervals are {100 * notes['confidence']:g} % percentile bootstrap intervals of single "
-        f"estimates, resampling {notes['by']}s ({notes['n_bootstrap']:,} resamples); effect sizes "
+        f"estimates, resampling {notes['by']}s ({notes['n_bootstrap']:,} resamples"
+        + (f"; with only {notes['n_units']} they cover less" if few else "")
+        + "); effect sizes "
         f"{effect} are the estimate over the standard deviation of the {notes['by']}s"
         + (" pooled over both groups," if permuted else ",")
         + " with Hedges' correction",
@@ -114,6 +122,9 @@ def _chinese(contrast: Any) -> str:
         )
         + f"（{_resamples(notes, '全部', '次随机，种子')}；可达到的最小 p 值为 "
         f"{notes['p_smallest']:.2g}）",
+        f"该检验假定两组{unit}除均值外分布相同"
+        if permuted
+        else f"该检验假定在没有效应时，{unit}的差异关于 0 对称",
         f"对 {notes['n_tested']} 个检验用逐步下降的最大统计量校正（Westfall & Young 1993；"
         "Nichols & Holmes 2002），无论检验之间如何相关，均控制总体（family-wise）错误率",
     ]
@@ -134,10 +145,11 @@ def _chinese(contrast: Any) -> str:
             f"{contrast.filler} 的提示中没有 {contrast.key}，"
             "以提示中可见键数相同的相邻文本窗口的平均值代替"
         )
+    few = "；单位较少，实际覆盖率偏低" if notes["n_units"] < FEW_UNITS else ""
     sentences += [
         f"区间为单个估计值的 {100 * notes['confidence']:g} % 百分位自助法区间（对{unit}重抽样 "
-        f"{notes['n_bootstrap']:,} 次）；效应量 {'g_s' if permuted else 'g_z'} 为估计值除以{unit}"
-        f"{'的合并' if permuted else '间的'}标准差，并作 Hedges 校正",
+        f"{notes['n_bootstrap']:,} 次{few}）；效应量 {'g_s' if permuted else 'g_z'} 为估计值"
+        f"除以{unit}{'的合并' if permuted else '间的'}标准差，并作 Hedges 校正",
         f"使用 attnprobe {__version__} 计算",
     ]
     return "。".join(sentences) + "。"

@@ -110,6 +110,13 @@ def by_item(values: xr.DataArray, style: str) -> dict[str, tuple[str, np.ndarray
     places: dict[str, list[int]] = {}
     for place in np.flatnonzero(values["style"].values == style):
         places.setdefault(str(items[place]), []).append(int(place))
+    for item, found in places.items():
+        if len(named := dict.fromkeys(map(str, tasks[found]))) > 1:
+            raise ContrastError(
+                "one item belongs to two tasks", where=f"item '{item}'",
+                got=" and ".join(f"'{task}'" for task in named) + f" in '{style}'",
+                expected="the same task in every record",
+            )  # fmt: skip
     return {
         item: (str(tasks[found[0]]), _mean(values.values[found])) for item, found in places.items()
     }

@@ -61,6 +61,10 @@ class Contrast:
     refused: tuple[str, ...] = ()
     """What was not compared, and why."""
 
+    def __getitem__(self, name: str) -> xr.DataArray:
+        """Return a column of `effects`: `contrast["estimate"]`."""
+        return self.effects[name]
+
     @property
     def title(self) -> str:
         """Name the contrast: `enrichment, answer → history: coarse − stepwise`."""

@@ -10,6 +10,7 @@ from attnprobe.contrasts.filler import with_filler
 from attnprobe.contrasts.inference import Inference
 from attnprobe.contrasts.pairing import pair_styles
 from attnprobe.contrasts.questions import (
+    NO_TEXT,
     Answers,
     Question,
     ask,
@@ -21,8 +22,9 @@ from attnprobe.contrasts.questions import (
     role_fault,
 )
 from attnprobe.contrasts.result import Contrast
+from attnprobe.contrasts.sameness import require_same_answers
 from attnprobe.errors import ContrastError
-from attnprobe.measures import match_roles, roles_by_style
+from attnprobe.measures import find_measure, match_roles, roles_by_style, sort_roles
 
 
 def contrast(
@@ -82,7 +84,8 @@ def contrast(
     Raises:
         SelectionError: If a style, a role or the measure is not there.
         ContrastError: If a role is missing and has no filler, nothing pairs or differs, there are
-            too few tasks for the claim, or `other` is of another model.
+            too few tasks for the claim, or `other` is of another model, has other problems under
+            the same names, or is measured by another yardstick (`enrichment_beyond_recency`).
     """
     inference = Inference(by, n_flips, n_bootstrap, confidence, screening, scale, rng)
     question = ask(measure, query, key, over, interaction, levels)
@@ -97,6 +100,7 @@ def contrast(
         **({"key": question.key} if question.key else {}),
         **({"interaction": interaction, "levels": ", ".join(levels)} if interaction else {}),
         **({"filler": filler} if filled else {}),
+        **({"b_run": str(getattr(other, "path", "another run"))} if other is not None else {}),
         **numbers_of(inference),
     }  # fmt: skip
     return Contrast(
@@ -151,13 +155,36 @@ def _joined(
     """Read one style from each of two runs."""
     require_same_shape(run, other)
     require_one_model(run, other)
+    if find_measure(question.measure).across is not None:
+        raise ContrastError(
+            "this measure finds out from all records together what distance alone gives, so two "
+            "runs would be held against two yardsticks",
+            got=f"'{question.measure}' over two runs",
+            expected="one run that has both styles",
+            fix="extract both styles into one run, or choose another measure",
+        )
     if styles[0] == styles[1]:
         raise ContrastError("a style does not differ from itself", got=f"'{styles[0]}' twice")
     parts = [
         read_answers(source, (style,), question, ids)
         for source, style in zip((run, other), styles, strict=True)
     ]
-    return Answers(join([part.values for part in parts]), {})
+    require_same_answers(run, other, styles, ids)
+    return Answers(join([part.values for part in parts]), _unshared(run, other, styles, question))
+
+
+def _unshared(
+    run: Any, other: Any, styles: tuple[str, str], question: Question
+) -> dict[str, tuple[str, ...]]:
+    """Map each style to the key roles that it alone has."""
+    if question.key is None:
+        return {}
+    keys = [
+        set(roles_by_style(source)[style][1]) - NO_TEXT
+        for source, style in zip((run, other), styles, strict=True)
+    ]
+    alone = keys[0] - keys[1], keys[1] - keys[0]
+    return {style: sort_roles(own) for style, own in zip(styles, alone, strict=True)}
 
 
 def join(parts: Sequence[xr.DataArray]) -> xr.DataArray:

@@ -73,6 +73,8 @@ def _test(contrast: Any) -> str:
         what = f"Signs flipped by {notes['by']} over {notes['n_units']} {units} ("
         how = f"{contrast.n_pairs} pairs), {exact}{notes['n_flips']} flips"
     scale = "" if notes["scale"] == "difference" else f" Scale: {notes['scale']}."
+    if notes["test"] == "permuted labels" and notes["by"] == "item":
+        scale += " Each task is in one group only, so the groups cannot be told from their tasks."
     return (
         f"{what}{how}; smallest attainable p: {notes['p_smallest']:.2g}.{scale} "
         f"The claim holds for: {notes['scope']}."

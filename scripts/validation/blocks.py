@@ -23,6 +23,7 @@ BLOCK = 25
 
 USED = {
     "gaussian": (flips, labels),
+    "assumptions": (flips, labels),
     "attending": (flips, arrays, profiles),
     "chains": (flips, influence),
 }

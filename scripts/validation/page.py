@@ -25,6 +25,9 @@ Tests by task see means over the items of a task, so those are drawn as such whe
 - **confound**: nothing may be found. Mass and density are shown failing where prompts differ in
   length, sinks or distance.
 - **planted**, **interaction**: something is there.
+- **assumption**: what happens where the tests' assumptions do not hold. Flips take tasks without an
+  effect to differ as much in the one direction as in the other, permuted labels take both groups to
+  be alike but for their mean, and percentile intervals take tasks to be many.
 
 What was changed after trial runs: the maximum statistic steps down since a trial with a single step
 had a power of 0.894 in the world of task sd 0.15 and d 0.5, on the seeds below (on 400 other seeds:
