@@ -2,12 +2,12 @@
 
     python scripts/train_reference.py --seed 0
 
-trains it in two cycles: over the last tokens of each the learning rate falls to 0, and the next
+trains it in three cycles: over the last tokens of each the learning rate falls to 0, and the next
 cycle starts from the weights as they are published. The same command continues where the last
 checkpoint is; SIGTERM makes one and ends. A cycle that is stopped can be ended early, or prolonged,
 by other --tokens and --decay: before the decay nothing depends on them.
 
-    python scripts/train_reference.py --start artifacts/reference-model --tokens 50e6 --decay 6e6
+    python scripts/train_reference.py --start artifacts/reference-model --tokens 62e6 --decay 6e6
 
 adds a cycle to a model that lies there already, and
 
@@ -34,8 +34,8 @@ from reference.texts import SHARES, Mixture
 from reference.training import Start, Training, TrainSettings
 
 ROOT = Path(__file__).parent.parent
-TOKENS = "30798121,42e6"
-DECAY = "4e6,6e6"
+TOKENS = "30798121,42e6,52e6"
+DECAY = "4e6,6e6,4.5e6"
 MIXTURES = (
     Mixture(),
     Mixture(
@@ -45,9 +45,18 @@ MIXTURES = (
             "run_length": 1.0, "copy_reverse": 1.2,
         },
     ),
+    Mixture(
+        practice=0.15,
+        families=SHARES | {
+            "arithmetic": 0.4, "geometric": 1.8, "second_difference": 1.4, "order2_recurrence": 1.4,
+            "modular": 0.6, "run_length": 1.4, "copy_reverse": 1.0, "logistic_map": 1.0,
+            "euler_ode": 1.0,
+        },
+    ),
 )  # fmt: skip
-"""Of the first cycle, and of the others: more of what the first left unlearned, less of what it had
-learned, or will never learn (remainders by an unknown prime)."""
+"""Of the first cycle, the second, and the others: more of what the cycles before left unlearned,
+less of what they had learned, or will never learn (remainders by an unknown prime). The third takes
+back recurrences, whose share the second had raised in vain."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -99,6 +108,12 @@ def _settings(
     cycle, before, seed = 0, None, args.seed
     if start is not None:
         facts = json.loads((start / "training.json").read_text(encoding="utf-8"))
+        if facts["tokens"] < facts["settings"]["tokens"]:
+            raise SystemExit(f"{start} holds a cycle that is not at its end: go on where it lies")
+        if facts["tokens"] >= tokens:
+            raise SystemExit(
+                f"{start} was trained on {facts['tokens']} tokens already: give more --tokens"
+            )
         cycle, seed = facts["settings"].get("cycle", 0) + 1, facts["settings"]["seed"]
         before = Start(weights_digest(start), facts["tokens"], facts["steps"])
     return TrainSettings(

@@ -1,6 +1,7 @@
 """Fine-tuning: what is learned, that it can be stopped and repeated, and what it refuses."""
 
 import json
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +12,20 @@ from safetensors.torch import load_file
 from attnprobe.encode import encode
 from attnprobe.errors import EncodeError, FinetuneError, ModelError, RecordError, SelectionError
 from attnprobe.finetune import FinetuneSettings, Watchers, fine_tune
-from attnprobe.finetune.examples import IGNORED, Collator, Example, example_of, plan_batches
+from attnprobe.finetune.examples import (
+    IGNORED,
+    Collator,
+    Example,
+    example_of,
+    plan_batches,
+    target_loss,
+)
 from attnprobe.finetune.lora import with_lora
 from attnprobe.finetune.splitting import data_digest, held_back
 from attnprobe.finetune.training import TargetTrainer
 from attnprobe.models import fingerprint, load_model
 from attnprobe.records import write_records
+from tests.model_kinds import save_gguf
 from tests.tiny import make_record, save_model, tiny_llama
 
 SETTINGS = FinetuneSettings(
@@ -74,11 +83,23 @@ def test_labels_are_the_target_and_the_end_of_text_and_nothing_else(model):
     assert example.labels[encoding.n_prompt :] == list(example.ids[encoding.n_prompt :])
 
 
-def test_padding_is_masked_and_not_learned():
-    batch = Collator(7)([Example((1, 2, 3), 1), Example((4, 5), 1)])
-    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 5, 7]]
+def test_padding_is_masked_and_not_learned(model):
+    loaded = load_model(model)
+    batch = Collator(loaded)([Example((1, 2, 3), 1), Example((4, 5), 1)])
+    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 5, loaded.pad_id]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch["labels"].tolist() == [[IGNORED, 2, 3], [IGNORED, 5, IGNORED]]
+    assert "attention_mask" not in Collator(loaded)([Example((1, 2, 3), 1)])
+
+
+def test_the_loss_is_that_of_transformers(model):
+    loaded = load_model(model)
+    batch = Collator(loaded)([Example((1, 2, 3, 9), 1), Example((4, 5), 1)])
+    with torch.no_grad():
+        found = loaded.model(**batch)
+    total, n_tokens = target_loss(found.logits, batch["labels"])
+    assert n_tokens == 4
+    assert (total / n_tokens).item() == pytest.approx(found.loss.item(), rel=1e-6)
 
 
 def test_a_long_record_must_leave_room_for_the_end_of_text(model):
@@ -168,6 +189,16 @@ def test_data_have_one_digest_however_they_are_stored(records, tmp_path):
     assert data_digest(records[1:]) != data_digest(records)
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_dequantised_models_are_trained(full, records, tmp_path):
+    path = tmp_path / "tiny.gguf"
+    save_gguf(path, tiny_llama())
+    settings = replace(SETTINGS, full=full, max_steps=2)
+    done = fine_tune(records, str(path), tmp_path / "a", settings)
+    assert load_model(str(done.path)).adapter is None if full else True
+    assert np.isfinite(done.record["measured"]["validation_loss"])
+
+
 # repeated, stopped, continued
 
 
@@ -182,27 +213,49 @@ def test_the_same_seed_gives_the_same_adapter(trained, model, records, tmp_path)
 def test_a_stopped_training_ends_as_if_it_had_not_stopped(
     full, model, records, tmp_path, monkeypatch
 ):
-    settings = replace(SETTINGS, full=full, dropout=0.1, learning_rate=1e-3)
+    settings = replace(SETTINGS, full=full, dropout=0.1, learning_rate=1e-3, max_steps=40)
     name = "model.safetensors" if full else "adapter_model.safetensors"
     straight = fine_tune(records, model, tmp_path / "straight", settings)
     monkeypatch.setattr("attnprobe.finetune.training.SAVE_MINUTES", 0)
     with pytest.raises(StopError):
-        fine_tune(records, model, tmp_path / "cut", settings, watchers=watch(4, StopError()))
+        fine_tune(records, model, tmp_path / "cut", settings, watchers=watch(9, StopError()))
     assert json.loads((tmp_path / "cut" / "attnprobe.json").read_text())["complete"] is False
     starts = []
     watchers = Watchers(on_progress=lambda done, total: starts.append(done))
     done = fine_tune(records, model, tmp_path / "cut", settings, watchers=watchers)
-    assert starts[0] == 3
+    assert starts[0] == 8  # losses are logged every second step, and so are checkpoints made
     assert same(weights(done.path, name), weights(straight.path, name))
     logs = [(folder.path / "log.jsonl").read_text() for folder in (done, straight)]
+    assert "train_loss" not in logs[0]
     for line, other in zip(*(map(json.loads, log.splitlines()) for log in logs), strict=True):
         for key in ("loss", "validation_loss", "learning_rate", "step"):
             assert line.get(key) == other.get(key)
 
 
+def test_a_training_that_is_interrupted_saves_first(model, records, tmp_path):
+    settings = replace(SETTINGS, dropout=0.1)
+    straight = fine_tune(records, model, tmp_path / "straight", settings)
+
+    def interrupt(done, _total):
+        if done == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(
+            records, model, tmp_path / "cut", settings, watchers=Watchers(on_progress=interrupt)
+        )
+    assert signal.getsignal(signal.SIGINT) is before
+    assert (tmp_path / "cut" / "checkpoints" / "checkpoint-3" / "attnprobe.json").is_file()
+    assert not (tmp_path / "cut" / "adapter_config.json").exists()
+    done = fine_tune(records, model, tmp_path / "cut", settings)
+    assert same(weights(done.path), weights(straight.path))
+
+
 def test_a_finished_training_is_not_repeated(trained, model, records):
     before = (trained.path / "adapter_model.safetensors").stat().st_mtime_ns
-    assert fine_tune(records, model, trained.path, SETTINGS).record == trained.record
+    again = fine_tune(records, model, trained.path, SETTINGS)
+    assert (again.record, again.was_there, trained.was_there) == (trained.record, True, False)
     assert (trained.path / "adapter_model.safetensors").stat().st_mtime_ns == before
 
 
@@ -216,6 +269,26 @@ def test_other_settings_are_refused_with_what_differs(trained, model, records):
     assert "rank 2 there, 4 asked for" in str(caught.value)
     assert "data_sha256" in str(caught.value)
     assert "add --overwrite" in str(caught.value)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_trained_on_is_never_overwritten(overwrite, model, records, tmp_path):
+    whole = replace(SETTINGS, full=True, max_steps=1)
+    base = fine_tune(records, model, tmp_path / "base", whole).path
+    before = weights(base, "model.safetensors")
+    data = tmp_path / "run" / "data.jsonl"
+    write_records(records, data)
+    for source, out, told in (
+        (base, base, "holds the model"),
+        (base, tmp_path, "holds the model"),
+        (model, data.parent, "holds the data"),
+    ):
+        with pytest.raises(FinetuneError) as caught:
+            fine_tune(data, str(source), out, SETTINGS, overwrite=overwrite)
+        assert told in str(caught.value)
+        assert "use another -o" in str(caught.value)
+    assert same(weights(base, "model.safetensors"), before)
+    assert data.is_file()
 
 
 def test_a_folder_with_something_else_is_left_alone(model, records, tmp_path):
@@ -251,9 +324,18 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(
     kept = tmp_path / "a" / "checkpoints" / "checkpoint-3"
     assert "the gradient is no number any more, so training stopped" in str(caught.value)
     assert "got step 4 of 6, --lr 0.005" in str(caught.value)
-    assert f"the last good weights stay in {kept}" in str(caught.value)
+    assert f"the last checkpoint stays in {kept}" in str(caught.value)
     assert all(torch.isfinite(w).all() for w in weights(kept).values())
     assert load_model(str(kept)).adapter is not None
+
+
+def test_a_validation_loss_that_is_no_number_is_no_success(model, records, tmp_path):
+    wild = replace(SETTINGS, learning_rate=1e30, max_steps=1, warmup=0.0, validations=1)
+    with pytest.raises(FinetuneError, match="the validation loss is no number any more"):
+        fine_tune(records, model, tmp_path / "a", wild)
+    record = json.loads((tmp_path / "a" / "attnprobe.json").read_text())
+    assert record["complete"] is False
+    assert not (tmp_path / "a" / "adapter_model.safetensors").exists()
 
 
 def test_a_model_of_no_numbers_is_told_of_before_any_step(records, tmp_path):
@@ -276,6 +358,10 @@ def test_memory_that_runs_out_says_what_to_lower(model, records, tmp_path, monke
     assert "memory ran out" in str(caught.value)
     assert "got 4 records of up to" in str(caught.value)
     assert "lower --batch-size (now 4)" in str(caught.value)
+    assert "--full" not in str(caught.value)
+    fewer = replace(SETTINGS, full=True, dtype="bfloat16")
+    with pytest.raises(FinetuneError, match=r"longest records, or leave out --full; then"):
+        fine_tune(records, model, tmp_path / "b", fewer)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(model, records, tmp_path, monkeypatch):
@@ -312,6 +398,7 @@ def test_an_adapter_on_an_adapter_is_refused(trained, model, records, tmp_path):
         ({"learning_rate": -1.0}, "--lr: out of range; got -1.0"),
         ({"validation": 1.0}, "--validation: out of range"),
         ({"max_steps": 5, "max_tokens": 9}, "two limits at once"),
+        ({"seed": 2**32}, "--seed: out of range; got 4294967296, expected below 2³²"),
         ({"full": True, "dtype": "float16"}, "cannot be trained in float16"),
     ],
 )

@@ -72,6 +72,8 @@ def finetune(
             rules=read_rules(segment) if segment else None,
             watchers=Watchers(progress, lambda facts: say(_worded(facts))),
         )  # fmt: skip
+    if done.was_there:
+        say(f"{out}: already finished before, so nothing was trained; --overwrite trains anew")
     kind = "a model" if full else "an adapter"
     say(f"{out}: {kind} after {done.record['steps']} steps, {done.record['tokens']} tokens")
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch.utils.data import Dataset
 
+from attnprobe.capturing.padding import padded_ids
 from attnprobe.errors import EncodeError
 from attnprobe.finetune.settings import FinetuneSettings
-from attnprobe.models import LoadedModel
+from attnprobe.models import LoadedModel, pads_by_itself
 from attnprobe.types import Encoding
 
 IGNORED = -100
@@ -66,21 +68,44 @@ class Examples(Dataset[Example]):
 
 @dataclass(frozen=True, slots=True)
 class Collator:
-    """Pads on the right, and masks what it padded."""
+    """Pads on the right, and masks what it padded; a tokenizer that pads by itself does instead."""
 
-    pad: int
+    loaded: LoadedModel
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """Lay out examples as a batch."""
+        """Lay out examples as a batch: `input_ids` and `labels`, and what padding needs."""
         width = max(len(example.ids) for example in examples)
-        ids = np.full((len(examples), width), self.pad, np.int64)
+        is_padded = any(len(example.ids) < width for example in examples)
+        if is_padded and pads_by_itself(self.loaded.tokenizer):
+            given = padded_ids(self.loaded, [example.ids for example in examples])
+            labels = [[IGNORED] * (width - len(e.ids)) + e.labels for e in examples]
+            return {**given, "labels": torch.tensor(labels, device=self.loaded.device)}
+        ids = np.full((len(examples), width), self.loaded.pad_id, np.int64)
         mask, labels = np.zeros_like(ids), np.full_like(ids, IGNORED)
         for row, example in enumerate(examples):
             n_tokens = len(example.ids)
             ids[row, :n_tokens], mask[row, :n_tokens] = example.ids, 1
             labels[row, :n_tokens] = example.labels
-        arrays: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        arrays: dict[str, Any] = {"input_ids": ids, "labels": labels}
+        if is_padded:
+            arrays["attention_mask"] = mask
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def target_loss(
+    logits: Float[torch.Tensor, "batch token word"], labels: Int[torch.Tensor, "batch token"]
+) -> tuple[Float[torch.Tensor, ""], int]:
+    """Sum the cross-entropy of the labelled tokens, each predicted one row before it.
+
+    Returns:
+        Nats in all, and how many tokens they are of.
+    """
+    asked = labels[:, 1:].to(logits.device)
+    total = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), asked.flatten(), ignore_index=IGNORED,
+        reduction="sum",
+    )  # fmt: skip
+    return total, int((asked != IGNORED).sum())
 
 
 def plan_batches(lengths: Sequence[int], settings: FinetuneSettings) -> list[list[int]]:

@@ -52,6 +52,24 @@ class TrainingFolder:
         whole = [path for path in found if (path / RECORD).is_file()]
         return whole[-1] if whole else None
 
+    def require_apart(self, sources: Mapping[str, Path]) -> None:
+        """Refuse a folder that holds what is trained on: writing there, or clearing it, loses it.
+
+        Args:
+            sources: By what it is: a file or a folder.
+
+        Raises:
+            FinetuneError: If one of them is the folder, or lies in it.
+        """
+        mine = self.path.resolve()
+        for what, path in sources.items():
+            other = path.resolve()
+            if mine == other or mine in other.parents:
+                raise FinetuneError(
+                    f"the folder to write holds the {what}", where=str(self.path), got=str(path),
+                    expected="a folder of its own", fix="use another -o",
+                )  # fmt: skip
+
     def begin(self, record: Mapping[str, Any], *, overwrite: bool) -> bool:
         """Claim the folder, or go on with what was begun there.
 
@@ -96,8 +114,9 @@ class TrainingFolder:
         part.replace(file)
 
     def write_log(self, lines: list[dict[str, Any]]) -> None:
-        """Write the curves."""
-        text = "".join(json.dumps(line) + "\n" for line in lines)
+        """Write the curves, without Trainer's summary, which knows only what came since a stop."""
+        told = [line for line in lines if "train_runtime" not in line]
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in told)
         part = self.path / f"{LOG}.tmp"
         part.write_text(text, encoding="utf-8")
         part.replace(self.path / LOG)

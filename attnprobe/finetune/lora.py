@@ -43,8 +43,11 @@ def with_lora(model: Any, settings: FinetuneSettings, base: str) -> Any:
     from peft import LoraConfig, get_peft_model
 
     model.name_or_path = base
+    # PEFT's class for causal models asks for a method that code of a model's own may lack.
+    is_usual = hasattr(model, "prepare_inputs_for_generation")
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=settings.rank, lora_alpha=SCALE * settings.rank,
+        task_type="CAUSAL_LM" if is_usual else None,
+        r=settings.rank, lora_alpha=SCALE * settings.rank,
         lora_dropout=settings.dropout, target_modules="all-linear",
     )  # fmt: skip
     try:

@@ -11,7 +11,7 @@ import torch
 from attnprobe.capturing import Decoding, generate
 from attnprobe.encode import encode_prompt
 from attnprobe.errors import RecordError
-from attnprobe.finetune.examples import IGNORED, Collator, Example
+from attnprobe.finetune.examples import Collator, Example, target_loss
 from attnprobe.finetune.settings import FinetuneSettings
 from attnprobe.models import LoadedModel
 from attnprobe.tasks.scoring import rule_of, score_record
@@ -47,20 +47,16 @@ class Validation:
 
     @torch.no_grad()
     def _loss(self, model: Any) -> float:
-        collate = Collator(self.loaded.pad_id)
+        collate = Collator(self.loaded)
         ordered = sorted(self.examples, key=lambda example: len(example.ids))
         size, total, count = self.settings.batch_size, 0.0, 0
         for start in range(0, len(ordered), size):
             batch = {
                 k: v.to(model.device) for k, v in collate(ordered[start : start + size]).items()
             }
-            labels = batch.pop("labels")[:, 1:]
-            logits = model(**batch).logits[:, :-1]
-            total += torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED,
-                reduction="sum",
-            ).item()  # fmt: skip
-            count += int((labels != IGNORED).sum())
+            labels = batch.pop("labels")
+            loss, n_tokens = target_loss(model(**batch).logits, labels)
+            total, count = total + loss.item(), count + n_tokens
         return total / count
 
     def _pass_rate(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class Finetuned:
     record: dict[str, Any]
     """Its `attnprobe.json`: base, fingerprints, data, settings, versions, steps, and `measured`,
     the last measurement of the validation records."""
+    was_there: bool = False
+    """Whether the same fine-tuning was finished there before, so that nothing was trained."""
 
 
 def fine_tune(
@@ -73,10 +75,12 @@ def fine_tune(
         RecordError: If the dataset is malformed, or a record has no target.
         EncodeError: If a record does not fit the model.
         ModelError: If the model cannot be loaded.
-        FinetuneError: If the folder holds something else, loss or gradients become no numbers,
-            memory runs out, or PEFT is not there.
+        FinetuneError: If the folder holds something else, or what is trained on, loss or gradients
+            become no numbers, memory runs out, or PEFT is not there.
     """
     settings, watchers = settings or FinetuneSettings(), watchers or Watchers()
+    folder = TrainingFolder(Path(out))
+    folder.require_apart(_places({"model": model, "data": data, "validation data": validation}))
     if not settings.full:
         check_peft()
     trained = checked(_read(data, rules), "to train on")
@@ -87,17 +91,16 @@ def fine_tune(
     loaded = _load(model, settings)
     record = _described(loaded, trained, measured, settings)
     examples, measured_examples = (_examples(r, loaded, settings) for r in (trained, measured))
-    folder = TrainingFolder(Path(out))
     if folder.begin(record, overwrite=overwrite):
-        return Finetuned(folder.path, folder.record)
+        return Finetuned(folder.path, folder.record, was_there=True)
     set_seed(settings.seed)
     if not settings.full:
         wrapped = with_lora(loaded.model, settings, str(record["base"]))
         loaded = LoadedModel(wrapped, loaded.tokenizer, loaded.name)
     measures = Validation(loaded, measured, measured_examples, settings)
     trainer = make_trainer(Examples(examples), measures, settings, folder, watchers, record)
-    run(trainer, folder)
-    return Finetuned(folder.path, _finish(trainer, loaded, folder, record))
+    measured_last = run(trainer, folder)
+    return Finetuned(folder.path, _finish(trainer, loaded, folder, record, measured_last))
 
 
 def _read(data: Data, rules: SegmentRules | None) -> Any:
@@ -161,15 +164,36 @@ def _described(
     }
 
 
+def _places(given: Mapping[str, Any]) -> dict[str, Path]:
+    """Return what of this is a file or a folder."""
+    paths = {
+        what: Path(one).expanduser()
+        for what, one in given.items()
+        if isinstance(one, str | Path) and one not in KNOWN
+    }
+    return {what: path for what, path in paths.items() if path.exists()}
+
+
+def _save_tokenizer(tokenizer: Any, base: Path, out: Path) -> None:
+    """Write a tokenizer, and copy the files of its base that its own code leaves out."""
+    tokenizer.save_pretrained(out)
+    for name in type(tokenizer).vocab_files_names.values():
+        if (base / name).is_file() and not (out / name).exists():
+            shutil.copy2(base / name, out / name)
+
+
 def _finish(
-    trainer: TargetTrainer, loaded: LoadedModel, folder: TrainingFolder, record: dict[str, Any]
+    trainer: TargetTrainer,
+    loaded: LoadedModel,
+    folder: TrainingFolder,
+    record: dict[str, Any],
+    measured: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Measure for the last time, write the weights, and only then say that all is done."""
-    measured = trainer.measured_last() if trainer.validation.records else None
+    """Write the weights, and only then say that all is done."""
     loaded.model.save_pretrained(folder.path)
     (folder.path / "README.md").unlink(missing_ok=True)  # PEFT's, to be filled in by hand
     if trainer.validation.settings.full:
-        loaded.tokenizer.save_pretrained(folder.path)
+        _save_tokenizer(loaded.tokenizer, Path(record["base"]), folder.path)
     folder.write_log(trainer.state.log_history)
     done = record | {
         "steps": trainer.state.global_step, "tokens": trainer.tokens_in_plan(),

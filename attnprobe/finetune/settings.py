@@ -67,6 +67,9 @@ class FinetuneSettings:
             if not getattr(self, name) >= 0:
                 raise SelectionError("out of range", where=_option(name), got=getattr(self, name),
                                      expected="0 or more")  # fmt: skip
+        if self.seed >= 2**32:
+            raise SelectionError("out of range", where="--seed", got=self.seed,
+                                 expected="below 2³²")  # fmt: skip
         if self.max_steps is not None and self.max_tokens is not None:
             raise SelectionError(
                 "two limits at once", where="--max-steps and --max-tokens",

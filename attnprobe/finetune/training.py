@@ -1,7 +1,11 @@
 """transformers' Trainer, fed with our examples: what it is told, and what it is watched for."""
 
+import contextlib
+import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,7 @@ from transformers import (
 )
 
 from attnprobe.errors import FinetuneError
-from attnprobe.finetune.examples import Collator, Examples, plan_batches
+from attnprobe.finetune.examples import Collator, Examples, plan_batches, target_loss
 from attnprobe.finetune.folder import TrainingFolder
 from attnprobe.finetune.measuring import Validation
 from attnprobe.finetune.settings import FinetuneSettings
@@ -51,9 +55,11 @@ class _Arguments(TrainingArguments):
 class TargetTrainer(Trainer):
     """A Trainer whose batches are planned ahead, and which measures as `Validation` does."""
 
-    def __init__(self, plan: Sequence[Sequence[int]], validation: Validation, **rest: Any) -> None:
-        super().__init__(**rest)
-        self.plan, self.validation = plan, validation
+    def __init__(
+        self, plan: Sequence[Sequence[int]], validation: Validation, watch: "_Watch", **rest: Any
+    ) -> None:
+        super().__init__(callbacks=[watch], **rest)
+        self.plan, self.validation, self.watch = plan, validation, watch
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Give out the planned batches, those done before a stop included: Trainer skips them."""
@@ -64,15 +70,22 @@ class TargetTrainer(Trainer):
         return self.accelerator.prepare_data_loader(loader)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss, and stop where it is no number."""
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
-        if not torch.isfinite(loss[0] if isinstance(loss, tuple) else loss):
+        """Compute the mean loss of a batch's target tokens, and stop where it is no number.
+
+        From the logits, since not every model that comes with code of its own takes labels.
+        """
+        given = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+        total, n_tokens = target_loss(model(**given).logits, inputs["labels"])
+        loss = total / n_tokens
+        if not torch.isfinite(loss):
             raise NotANumberError("loss")
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Measure the validation records."""
+        """Measure the validation records, and stop where their loss is no number."""
         facts = self.validation.measure(self.model)
+        if not math.isfinite(facts["validation_loss"]):
+            raise NotANumberError("validation loss")
         self.log(facts)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, facts)
         return facts
@@ -100,6 +113,28 @@ class _Watch(TrainerCallback):
     def __init__(self, folder: TrainingFolder, record: dict[str, Any], watchers: Watchers) -> None:
         self.folder, self.record, self.watchers = folder, record, watchers
         self.saved = time.monotonic()
+        self.asked_to_stop = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Stop after the step that is being made when asked to, with a checkpoint; then at once."""
+        kinds = [signal.SIGINT, signal.SIGTERM]
+        if threading.current_thread() is not threading.main_thread():
+            kinds = []
+        before = {kind: signal.getsignal(kind) for kind in kinds}
+
+        def ask(*_: Any) -> None:
+            self.asked_to_stop = True
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+        for kind in kinds:
+            signal.signal(kind, ask)
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -120,8 +155,11 @@ class _Watch(TrainerCallback):
     ) -> None:
         """Count, and ask for a checkpoint when it is time."""
         self.watchers.on_progress(state.global_step, state.max_steps)
-        if time.monotonic() - self.saved > 60 * SAVE_MINUTES:
+        # Trainer forgets at a checkpoint what it has not logged yet, so both fall together.
+        due = time.monotonic() - self.saved > 60 * SAVE_MINUTES
+        if self.asked_to_stop or (due and state.global_step % max(1, int(args.logging_steps)) == 0):
             control.should_save = True
+        control.should_training_stop |= self.asked_to_stop
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -173,28 +211,36 @@ def make_trainer(
         use_cpu=validation.loaded.device.type == "cpu", dataloader_pin_memory=False,
         eval_strategy="steps" if every else "no", eval_steps=float(every) or None,
         save_strategy="steps", save_steps=float(len(plan)), save_total_limit=KEPT_CHECKPOINTS,
-        logging_steps=max(1.0, min(10.0, len(plan) // 20)), logging_nan_inf_filter=False,
+        logging_steps=max(1.0, min(10.0, float(len(plan) // 20))),
+        logging_nan_inf_filter=False,
         disable_tqdm=True, report_to="none", remove_unused_columns=False, label_names=["labels"],
     )  # fmt: skip
     trainer = TargetTrainer(
         plan=plan, validation=validation, model=validation.loaded.model, train_dataset=examples,
         eval_dataset=Examples(validation.examples), args=arguments,
-        data_collator=Collator(validation.loaded.pad_id),
-        callbacks=[_Watch(folder, record, watchers)],
+        data_collator=Collator(validation.loaded), watch=_Watch(folder, record, watchers),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def run(trainer: TargetTrainer, folder: TrainingFolder) -> None:
-    """Train to the end, from the last checkpoint if there is one.
+def run(trainer: TargetTrainer, folder: TrainingFolder) -> dict[str, Any] | None:
+    """Train to the end, from the last checkpoint if there is one, and measure.
+
+    Returns:
+        The measurement at the last step; None without validation records.
 
     Raises:
         FinetuneError: If loss or gradients become no numbers, or memory runs out.
+        KeyboardInterrupt: If it was asked to stop; a checkpoint is written first.
     """
     checkpoint = folder.last_checkpoint()
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with trainer.watch.listening():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if trainer.watch.asked_to_stop and trainer.state.global_step < len(trainer.plan):
+            raise KeyboardInterrupt
+        return trainer.measured_last() if trainer.validation.records else None
     except NotANumberError as error:
         raise _diverged(trainer, folder, str(error)) from error
     except (RuntimeError, MemoryError) as error:
@@ -209,7 +255,7 @@ def _diverged(trainer: TargetTrainer, folder: TrainingFolder, what: str) -> Fine
     return FinetuneError(
         f"the {what} is no number any more, so training stopped", where=str(folder.path),
         got=f"step {trainer.state.global_step + 1} of {trainer.state.max_steps}, --lr {rate:g}",
-        fix=f"lower --lr and use another -o; the last good weights stay in {kept}"
+        fix=f"lower --lr and use another -o; the last checkpoint stays in {kept}"
         if kept else "lower --lr and use another -o; there was no checkpoint yet",
     )  # fmt: skip
 
@@ -219,11 +265,14 @@ def _out_of_memory(trainer: TargetTrainer) -> FinetuneError:
     examples = _dataset(trainer.train_dataset).examples
     longest = max(len(example.ids) for example in examples)
     ways = [f"--batch-size (now {size})"] if size > 1 else []
-    ways += ["the length of the longest records", "--dtype to bfloat16"]
+    settings = trainer.validation.settings
+    ways += ["the length of the longest records"]
+    ways += ["--dtype to bfloat16"] if settings.dtype != "bfloat16" else []
+    full = ", or leave out --full" if settings.full else ""
     return FinetuneError(
         "memory ran out", where=f"step {trainer.state.global_step + 1}",
         got=f"{size} records of up to {longest} tokens at a time on {trainer.args.device}",
-        fix=f"lower {', or '.join(ways)}, or leave out --full; then use another -o",
+        fix=f"lower {', or '.join(ways)}{full}; then use another -o",
     )  # fmt: skip
 
 

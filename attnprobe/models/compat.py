@@ -168,6 +168,7 @@ def forget_quantization(model: Any) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
+    model.is_quantized = False  # Trainer and PEFT train no quantised weights
 
 
 def known_gguf_splits() -> set[str]:

@@ -128,8 +128,6 @@ class Training:
                 self._log(loss=sum(losses) / len(losses), tokens_per_second=round(rate),
                           rate=self._share())  # fmt: skip
                 losses = []
-                if not math.isfinite(self._last_loss):
-                    raise FloatingPointError(f"loss is {self._last_loss} at step {self.step}")
             if validate_every and self.step % validate_every == 0:
                 self._log(**validation.measure(self.model, self.tokenizer, self.settings.precision))
             if time.monotonic() - saved > save_every or asked.is_set():
@@ -206,7 +204,12 @@ class Training:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * self._share()
         self._last_loss = self.workers.gradients(batches)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if not (math.isfinite(self._last_loss) and torch.isfinite(norm)):
+            raise FloatingPointError(
+                f"loss {self._last_loss}, length of the gradient {norm.item()} at step "
+                f"{self.step + 1}: the last checkpoint is whole; lower --lr in another --folder"
+            )
         self.workers.step(self.optimizers)
         self.step += 1
         self.tokens += sum(batch.n_tokens for batch in batches)
