@@ -105,7 +105,7 @@ def new_and_kept(
 
 
 def _kept(found: dict[str, Any], subject: measuring.Subject | None) -> dict[str, Any]:
-    """Say of an earlier run's results whether they are of other weights than lie here."""
+    """Say of an earlier run's results whether the weights are not here, or others by now."""
     there = subject is not None and subject.is_there
     weights = _training(Path(subject.model)).get("weights") if subject and there else None
     return found | {"kept": not there or weights != found.get("weights")}
@@ -126,8 +126,10 @@ def write(facts: dict[str, Any], artifacts: Path) -> None:
 
 
 def _training(folder: Path) -> dict[str, Any]:
-    """Say how a reference model was trained; nothing of other models."""
-    file = folder / "training.json"
+    """Say which weights lie in a folder, and how a reference model was trained."""
+    file, adapter = folder / "training.json", folder / "adapter_model.safetensors"
+    if adapter.is_file():
+        return {"weights": data.digest(adapter)}
     if not file.is_file():
         return {}
     facts = read(file)

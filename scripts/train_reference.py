@@ -71,7 +71,12 @@ def parser() -> argparse.ArgumentParser:
     add("--plain", type=int, default=18, help="first chunks of texts, plain numbers only")
     add("--lr", type=float, default=3e-3, help="learning rate of the matrices")
     add("--workers", type=int, default=os.cpu_count() or 1, help="threads; change no result")
-    add("--precision", choices=("float32", "bfloat16"), help="by the processor if not given")
+    add(
+        "--precision",
+        type=_precisions,
+        help="float32 or bfloat16, of all cycles or with commas "
+        "of each; by the processor if not given",
+    )
     add("--save-every", type=float, default=300, help="seconds between checkpoints")
     add("--validate-every", type=int, default=400, help="steps; 0 only at the end")
     add("--folder", type=Path, help="for checkpoints and log; .training/seed-N by default")
@@ -91,8 +96,10 @@ def main() -> None:
     start, validation = args.start, Validation()
     lengths = [int(float(n)) for n in args.tokens.split(",")]
     decays = [int(float(n)) for n in args.decay.split(",")]
-    for tokens, decay in zip(lengths, decays, strict=True):
-        settings = _settings(args, start, tokens, decay)
+    precisions = args.precision or [_precision()]
+    precisions *= len(lengths) if len(precisions) == 1 else 1
+    for tokens, decay, precision in zip(lengths, decays, precisions, strict=True):
+        settings = _settings(args, start, (tokens, decay, precision))
         training = Training(folder / f"cycle-{settings.cycle}", settings, args.workers, start)
         training.run(args.save_every, validation, args.validate_every)
         if not training.done:
@@ -102,9 +109,10 @@ def main() -> None:
 
 
 def _settings(
-    args: argparse.Namespace, start: Path | None, tokens: int, decay: int
+    args: argparse.Namespace, start: Path | None, asked: tuple[int, int, str]
 ) -> TrainSettings:
     """Return the settings of a cycle that starts from a model folder, or from nothing."""
+    tokens, decay, precision = asked
     cycle, before, seed = 0, None, args.seed
     if start is not None:
         facts = json.loads((start / "training.json").read_text(encoding="utf-8"))
@@ -119,8 +127,15 @@ def _settings(
     return TrainSettings(
         seed=seed, cycle=cycle, start=before, tokens=tokens, decay=decay,
         plain_chunks=args.plain, learning_rate=args.lr,
-        mixture=MIXTURES[min(cycle, len(MIXTURES) - 1)], precision=args.precision or _precision(),
+        mixture=MIXTURES[min(cycle, len(MIXTURES) - 1)], precision=precision,
     )  # fmt: skip
+
+
+def _precisions(text: str) -> list[str]:
+    names = text.split(",")
+    if not set(names) <= {"float32", "bfloat16"}:
+        raise argparse.ArgumentTypeError(f"got '{text}', expected float32 or bfloat16")
+    return names
 
 
 def _precision() -> str:

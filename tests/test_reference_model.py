@@ -264,7 +264,8 @@ def test_a_cycle_starts_from_published_weights_and_goes_on_exactly(tmp_path):
     facts = json.loads((tmp_path / "model" / "training.json").read_text())
     assert [one["settings"]["tokens"] for one in facts["earlier"]] == [TINY.tokens]
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    assert f"--tokens {TINY.tokens},{later.tokens} --decay 600,600` makes it again" in card
+    told = f"--tokens {TINY.tokens},{later.tokens} --decay 600,600 --plain {TINY.plain_chunks}\n"
+    assert told in card
     assert (
         "**Cycle 2**, to 0.0 million tokens, from the weights before, rounded to bfloat16" in card
     )
@@ -280,18 +281,60 @@ def test_the_command_goes_through_all_cycles(tmp_path, monkeypatch):
     options = "--plain 0 --tokens 9000,18000 --decay 2000,2000 --validate-every 0"
     command = ["train_reference.py", "--folder", str(folder), *options.split()]
     monkeypatch.setattr(train_reference, "Validation", NoValidation)
-    monkeypatch.setattr(sys, "argv", [*command, "--precision", "float32"])
+    monkeypatch.setattr(sys, "argv", [*command, "--precision", "float16"])
+    with pytest.raises(SystemExit):
+        train_reference.main()
+    monkeypatch.setattr(sys, "argv", [*command, "--precision", "bfloat16,float32"])
     train_reference.main()
     facts = json.loads((folder / "cycle-1" / "model" / "training.json").read_text())
     assert (facts["settings"]["cycle"], len(facts["earlier"])) == (1, 1)
     assert facts["tokens"] >= 18000
     assert facts["settings"]["start"]["tokens"] >= 9000
+    assert facts["settings"]["precision"] == "float32"
+    assert facts["earlier"][0]["settings"]["precision"] == "bfloat16"
     weights = weights_digest(folder / "cycle-1" / "model")
     train_reference.main()  # all there: nothing is trained again
     assert weights_digest(folder / "cycle-1" / "model") == weights
     monkeypatch.setattr(sys, "argv", [*command[:3], "--export", str(tmp_path / "out")])
     train_reference.main()
     assert weights_digest(tmp_path / "out") == weights
+    assert "--precision bfloat16,float32`" in (tmp_path / "out" / "README.md").read_text()
+    again = [*command, "--precision", "float32", "--start", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", again)
+    with pytest.raises(SystemExit, match=r"was trained on \d+ tokens already: give more --tokens"):
+        train_reference.main()
+    monkeypatch.setattr(sys, "argv", [*again[:-4], "--start", str(_interim(tmp_path / "out"))])
+    with pytest.raises(SystemExit, match="a cycle that is not at its end: go on where it lies"):
+        train_reference.main()
+
+
+def _interim(folder):
+    """Make a model folder say that its cycle was cut short."""
+    file = folder / "training.json"
+    facts = json.loads(file.read_text())
+    facts["settings"]["tokens"] = facts["tokens"] + 1
+    file.write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.mark.usefixtures("few_texts")
+def test_gradients_of_no_numbers_never_reach_the_weights(tmp_path, monkeypatch):
+    training = Training(tmp_path / "run", TINY, 1)
+    training.save()
+    plain = training.workers.gradients
+
+    def broken(batches):
+        loss = plain(batches)
+        if training.step == 2:
+            next(training.model.parameters()).grad.fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr(training.workers, "gradients", broken)
+    with pytest.raises(FloatingPointError, match="at step 3: the last checkpoint is whole"):
+        training.run(0, NoValidation(), 0)
+    again = Training(tmp_path / "run", TINY, 1)
+    assert again.step == 2
+    assert all(torch.isfinite(weight).all() for weight in again.model.parameters())
 
 
 @pytest.mark.usefixtures("few_texts")

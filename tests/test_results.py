@@ -160,7 +160,19 @@ def test_tables_count_what_was_right():
     assert {row["n"] for row in tables["families"]} == {2}
     text = page.page({"models": {"m": {"about": "a model", "kept": True} | tables}})
     assert "| arithmetic | seen | 2 | 0.0 % (0–66) | 100.0 % (34–100) |" in text
-    assert "A model. Kept from an earlier run" in text
+    assert "A model. Kept from an earlier run, of weights that" in text
+
+
+def test_published_rates_stand_beside_what_was_reached():
+    kinds = [{"kind": "integer", "split": "seen", "style": "coarse", "pass_rate": 0.7,
+              "pass_low": 0.6, "pass_high": 0.8}]  # fmt: skip
+    families = [
+        {"task": task, "split": "seen", "style": "coarse", "pass_rate": rate}
+        for task, rate in (("arithmetic", 0.98), ("modular", 0.44), ("logistic_map", 0.1))
+    ]
+    *_, shown = page.mark_text({"kinds": kinds, "families": families})
+    (line,) = shown.splitlines()[2:]
+    assert line == "| seen | coarse | 97.5 % | 70.0 % (60–80) | -27.5 | modular 44.0 % |"
 
 
 def test_trainings_stand_side_by_side_with_their_seeds():
@@ -214,7 +226,7 @@ def test_the_table_is_made_from_weights_and_keeps_what_is_not_at_hand(
     run(monkeypatch, *common, "--only", "reference")
     second = (artifacts / "results.md").read_text(encoding="utf-8")
     assert (
-        second.replace(" Kept from an earlier run: these weights were not there this time.", "")
+        second.replace(" Kept from an earlier run, of weights that were not there this time.", "")
         == first
     )
     assert second != first

@@ -52,6 +52,7 @@ def model_card(folder: Path) -> str:
         cycles="\n".join(map(_cycle, cycles)), seed=settings["seed"],
         all_tokens=",".join(str(one["settings"]["tokens"]) for one in cycles),
         decay_tokens=",".join(str(one["settings"]["decay"]) for one in cycles),
+        precisions=",".join(_precision(one) for one in cycles),
         dtype=facts["dtype"], interim=_interim(facts), results=_results(folder),
     )  # fmt: skip
 
@@ -65,9 +66,14 @@ def _cycle(facts: dict[str, Any]) -> str:
         number=settings.get("cycle", 0) + 1, tokens=facts["tokens"] / 1e6,
         start=START.format(dtype=facts["dtype"]) if settings.get("start") else "",
         warmup=settings["warmup"], decay=settings["decay"] / 1e6,
-        precision=settings.get("precision", "bfloat16"),
+        precision=_precision(facts),
         practice=practice if mixture.get("practice") else "",
     )  # fmt: skip
+
+
+def _precision(facts: dict[str, Any]) -> str:
+    """Say how matrix products were computed; earlier versions knew bfloat16 only."""
+    return facts["settings"].get("precision", "bfloat16")
 
 
 def weights_digest(folder: Path) -> str:

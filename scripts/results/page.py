@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attnprobe.models import REFERENCE
+from attnprobe.tasks.sequences import find_family
 from results.looking import look_text
 from results.tables import table
 
@@ -11,6 +13,7 @@ Row = Mapping[str, Any]
 
 _HERE = Path(__file__).parent
 HEAD = (_HERE / "head.md").read_text(encoding="utf-8").rstrip()
+MARK_NOTE = (_HERE / "marks.md").read_text(encoding="utf-8").rstrip()
 QUESTIONS = (_HERE / "questions.md").read_text(encoding="utf-8").rstrip()
 
 
@@ -24,6 +27,8 @@ def page(facts: Mapping[str, Any], looks: Mapping[str, Any] | None = None) -> st
     parts = [HEAD]
     for name, model in facts["models"].items():
         parts += [f"## {name}", _about(model), *_tables(model, "###")]
+        if name == REFERENCE:
+            parts += mark_text(model)
     trainings = {name: model for name, model in facts["models"].items() if "training" in model}
     if len(trainings) > 1:
         parts += seed_text(trainings)
@@ -33,6 +38,32 @@ def page(facts: Mapping[str, Any], looks: Mapping[str, Any] | None = None) -> st
     if looks:
         parts += look_text(looks)
     return "\n\n".join(parts) + "\n"
+
+
+MARKS = (("seen", "coarse", 0.975), ("seen", "stepwise", 0.735),
+         ("unseen", "coarse", 0.755), ("unseen", "stepwise", 0.505))  # fmt: skip
+"""Pass rates that a group reports of larger models, by split and style."""
+
+
+def mark_text(model: Row) -> list[str]:
+    """Hold a model against the published pass rates, and name the families that fall short."""
+    kinds = {(r["split"], r["style"]): r for r in model["kinds"] if r["kind"] == "integer"}
+    rows = []
+    for split, style, mark in MARKS:
+        if (split, style) not in kinds:
+            continue
+        short = [
+            f"{r['task']} {_percent(r['pass_rate'])}"
+            for r in model["families"]
+            if (r["split"], r["style"]) == (split, style)
+            and find_family(r["task"]).kind == "integer"
+            and r["pass_rate"] < mark
+        ]
+        here = kinds[split, style]
+        away = 100 * (here["pass_rate"] - mark)
+        rows.append([split, style, _percent(mark), _fine(here), f"{away:+.1f}", ", ".join(short)])
+    names = ["split", "style", "published", "here", "points", "families below the published rate"]
+    return ["### Beside published rates", MARK_NOTE, table(names, rows)]
 
 
 def card_text(model: Mapping[str, Any]) -> list[str]:
@@ -91,7 +122,7 @@ def _about(model: Row) -> str:
             f"{'' if training['finished'] else ', **an interim checkpoint**'}."
         )
     if model.get("kept"):
-        about += " Kept from an earlier run: these weights were not there this time."
+        about += " Kept from an earlier run, of weights that were not there this time."
     return about
 
 
