@@ -108,6 +108,14 @@ def test_the_demo_runs_whole_and_again(model, tmp_path):
     assert again.stdout == first.stdout
 
 
+def test_the_demo_refuses_a_file_in_place_of_its_folder(tmp_path):
+    (tmp_path / "mine").write_text("x")
+    done = invoke("demo", "-o", tmp_path / "mine")
+    assert done.exit_code == 2
+    assert "the demo writes a folder; got a file; use another -o" in done.stderr
+    assert (tmp_path / "mine").read_text() == "x"
+
+
 def test_the_demo_of_the_reference_model_scores_what_it_wrote(tmp_path):
     done = succeed("demo", "--out", tmp_path / "demo")
     rows = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│")]

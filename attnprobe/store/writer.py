@@ -249,7 +249,8 @@ def _same(run: Manifest, asked: Manifest, path: Path) -> Manifest:
     lines = differences(run, asked)
     if lines:
         raise StoreError(
-            "a run with other settings is here; name another folder, or overwrite it:\n  "
+            "a run with other settings is here; name another folder, or remove or overwrite this "
+            "one:\n  "
             + "\n  ".join(lines),
             where=str(path),
         )  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from attnprobe.contrasts import Contrast, contrast
+from attnprobe.errors import StoreError
 from attnprobe.figures import draw, save
 from attnprobe.models import REFERENCE
 from attnprobe.panels import head_panel, segment_panels
@@ -60,8 +61,14 @@ def demonstrate(
 
     Returns:
         The contrast, the files, and how often the model was right.
+
+    Raises:
+        StoreError: If there is a file in place of the folder, or a run with other settings in it.
     """
     out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise StoreError("the demo writes a folder", where=str(out), got="a file",
+                         fix="use another -o")  # fmt: skip
     data = out / "data.jsonl"
     settings = SequenceSettings(FAMILIES, STYLES, split="seen", n_per_family=ITEMS_PER_FAMILY)
     write_records(generate(settings), data)

@@ -191,7 +191,7 @@ def test_other_settings_are_refused_with_what_differs(tmp_path, captures):
         )  # fmt: skip
     assert str(error.value) == (
         f"{tmp_path / 'run'}: a run with other settings is here; "
-        "name another folder, or overwrite it:\n"
+        "name another folder, or remove or overwrite this one:\n"
         "  settings.batch: run has nothing, asked for 4\n"
         "  settings.device.name: run has 'cpu', asked for 'cuda'\n"
         "  settings.encoding: run has 'u16', asked for 'f32'."
