@@ -94,13 +94,13 @@ def measured(
 def new_and_kept(
     new: dict[str, Any], subjects: list[measuring.Subject], file: Path
 ) -> dict[str, Any]:
-    """Put what was measured beside what the file says of other models, in the order of the table.
+    """Put what was measured beside what the file says of other models, in the file's order.
 
     The file is read only now: another process may have measured other models meanwhile.
     """
     old = read(file)["models"] if file.is_file() else {}
     known = {subject.name: subject for subject in subjects}
-    names = [name for name in dict.fromkeys([*known, *old]) if name in new or name in old]
+    names = [name for name in dict.fromkeys([*old, *known]) if name in new or name in old]
     return {name: new.get(name) or _kept(old[name], known.get(name)) for name in names}
 
 

@@ -244,7 +244,7 @@ def test_models_that_another_process_measured_meanwhile_stay_in_the_table(tmp_pa
     file = tmp_path / "results.json"
     file.write_text(json.dumps({"models": {"elsewhere": {"n": 1}, "reference": {"n": 2}}}))
     found = make_results.new_and_kept({measuring.SMOLLM2: {"n": 3}}, subjects, file)
-    assert list(found) == ["reference", measuring.SMOLLM2, "elsewhere"]
+    assert list(found) == ["elsewhere", "reference", measuring.SMOLLM2]
     assert found[measuring.SMOLLM2] == {"n": 3}
     assert found["elsewhere"] == {"n": 1, "kept": True}
     assert found["reference"] == {"n": 2, "kept": True}
