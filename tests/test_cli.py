@@ -108,6 +108,14 @@ def test_the_demo_runs_whole_and_again(model, tmp_path):
     assert again.stdout == first.stdout
 
 
+def test_a_dataset_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    (tmp_path / "data.jsonl").mkdir()
+    result = invoke("dataset", "sequences", "-o", tmp_path / "data.jsonl", "--items", 1)
+    assert result.exit_code == 2
+    assert "Is a directory" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
+
+
 def test_the_demo_refuses_a_file_in_place_of_its_folder(tmp_path):
     (tmp_path / "mine").write_text("x")
     done = invoke("demo", "-o", tmp_path / "mine")
@@ -221,7 +229,7 @@ def test_interrupting_exits_with_130_and_keeps_what_was_sealed(model, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "what was sealed stays" in stderr
+    assert "goes on where it was sealed when the same command is given again" in stderr
     facts = json.loads(succeed("info", tmp_path / "run", "--json").stdout)
     assert facts["complete"] is False
     assert facts["records"]["sealed"] >= 2

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.store.builders import make_run
+from tests.store.builders import chunked, make_captures, make_run, open_writer
 from tests.test_cli import invoke, succeed
 
 
@@ -106,3 +106,46 @@ def test_wrong_use_is_told(run, arguments, message):
     result = invoke("contrast", run, *[run if one == "RUN" else one for one in arguments])
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("c.txt", "got suffix '.txt', expected .csv or .nc or .json"),
+        ("folder.csv", "got a folder of this name; name another file"),
+        ("file/c.csv", "file is no folder; name another file"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_computed(
+    run, tmp_path, monkeypatch, name, told
+):
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("attnprobe.store.open_run", lambda _: pytest.fail("it began"))
+    for command in (["contrast", run], ["passfail", run]):
+        result = invoke(*command, "-o", tmp_path / name)
+        assert result.exit_code == 2
+        assert told in result.output
+    for command in (
+        ["knockout", run], ["faithfulness", run], ["confirm", run, "--a", "coarse", "--b", "direct"]
+    ):  # fmt: skip
+        result = invoke(*command, "-o", tmp_path / name)
+        assert result.exit_code == 2
+        assert told.replace(".nc or ", "") in result.output
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_contrast_of_an_unfinished_run_says_so(tmp_path):
+    captures = make_captures(tasks=8)
+    writer = open_writer(tmp_path / "run", captures, chunk_size=4)
+    for index, chunk in enumerate(chunked(captures, 4)[:7]):
+        with writer.chunk(index) as sink:
+            for capture in chunk:
+                sink.append(capture)
+    out = tmp_path / "c.json"
+    text = succeed("contrast", tmp_path / "run", "--methods", "en", "-o", out).stdout
+    notice = "The run is unfinished: 28 of 32 records so far"
+    assert text.count(notice) == 2  # in the verdict, and in the methods paragraph
+    assert json.loads(out.read_text(encoding="utf-8"))["notice"] == f"{notice}."
+    chinese = succeed("contrast", tmp_path / "run", "--methods", "zh").stdout
+    assert "提取尚未完成，结果只含已有的记录" in chinese

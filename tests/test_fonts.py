@@ -124,7 +124,9 @@ def test_svgs_carry_the_cut_font_and_keep_text_as_text(extra_only, tmp_path):
     (family,) = re.findall(
         r'@font-face\{font-family:"([^"]+)";src:url\(data:font/otf;base64,', text
     )
-    assert f"&#39;{family}" in text or f"'{family}'" in text
+    chosen = re.findall(r"font(?:-family)?: ([^;\"]*)", text)
+    assert chosen
+    assert all(families.startswith(f"'{family}', 'DejaVu Sans'") for families in chosen)
     plain = save(draw(panel(np.ones((1, 1)))), tmp_path / "g.svg").read_text(encoding="utf-8")
     assert "@font-face" not in plain
 

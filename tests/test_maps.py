@@ -125,6 +125,21 @@ def test_rows_of_steps_are_labelled_by_the_token_they_predict():
     assert "it is read one position before that token" in panel.note
 
 
+def test_zooming_in_to_an_answer_is_the_same_whatever_a_run_keeps():
+    whole = square_run()
+    record = "item-0/coarse"
+    held, values, _ = whole.held[record]
+    steps = Held({record: (held, values[:, :, 5:9], 5)}, ("rows",))
+    panels = [map_panels(run, record, query="answer")[0] for run in (whole, steps)]
+    np.testing.assert_array_equal(panels[0].values, panels[1].values)
+    assert panels[0].rows == panels[1].rows
+    assert panels[0].rows.name == "predicted token"
+    assert panels[0].note == panels[1].note
+    (prompt,) = map_panels(whole, record, query="history")
+    assert prompt.rows.name == "token that looks (query)"
+    assert prompt.values.shape == (6, 10)
+
+
 def test_colours_end_at_the_largest_weight_outside_the_sinks():
     run = square_run()
     panels = map_panels(run, ["item-0/coarse", "item-0/stepwise"], layer=0, head=0)

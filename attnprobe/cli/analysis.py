@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from attnprobe.cli.app import app, say, show_table
+from attnprobe.cli.files import check_table
 from attnprobe.cli.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def contrast(
         "screening": screening, "rng": seed,
     }  # fmt: skip
     options = Sides(style, against, b_run, filler)
+    check_table(out, ".csv", ".nc", ".json")
     with compared(run, (a, b), options, common) as (result, _):
         pass
     if out is not None:

@@ -38,8 +38,17 @@ class _Group(TyperGroup):
             say(f"error: {error}")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            say("interrupted; what was sealed stays, and the same command continues")
+            say(
+                "interrupted; a run or a training goes on where it was sealed when the same "
+                "command is given again, everything else starts anew"
+            )
             raise typer.Exit(INTERRUPTED) from error
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            say(f"error: {where}{error.strerror or error}")
+            raise typer.Exit(AttnprobeError.exit_code) from error
 
 
 app = typer.Typer(

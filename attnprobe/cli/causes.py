@@ -9,6 +9,7 @@ import typer
 
 from attnprobe.cli.analysis import By, Seed, checked_by
 from attnprobe.cli.app import app, names, numbers, progress_bar, say, show_table
+from attnprobe.cli.files import check_table
 from attnprobe.cli.models import TrustRemoteCode
 from attnprobe.cli.plots import (
     Columns,
@@ -20,7 +21,7 @@ from attnprobe.cli.plots import (
     plot,
     write_figure,
 )
-from attnprobe.cli.runs import RunFolder, quiet_libraries
+from attnprobe.cli.runs import RunFolder, quiet_libraries, say_unfinished
 
 if TYPE_CHECKING:
     from attnprobe.contrasts import Changes
@@ -83,8 +84,10 @@ def knockout(
     from attnprobe.workflows.choosing import chosen_records
     from attnprobe.workflows.knockout import KnockoutSettings, default_keys, knockout_changes
 
+    check_table(out, ".csv", ".json")
     quiet_libraries()
     with open_run(run) as opened, progress_bar(f"knockout {run.name}") as progress:
+        say_unfinished(opened)
         asked = names(keys) if keys is not None else ("history",)
         if keys is None and sweep:
             asked = default_keys(opened, chosen_records(opened, records))
@@ -137,8 +140,10 @@ def faithfulness(
         perturbations=tuple(perturbation or PERTURBATIONS), outcome=outcome, n_random=random,
         records=records, batch_size=batch_size, by=checked_by(by), seed=seed,
     )  # fmt: skip
+    check_table(out, ".csv", ".json")
     quiet_libraries()
     with open_run(run) as opened, progress_bar(f"faithfulness {run.name}") as progress:
+        say_unfinished(opened)
         found = faithfulness_changes(
             opened, settings, model, device=device, trust_remote_code=trust_remote_code,
             on_progress=progress,
@@ -206,15 +211,15 @@ def _tell(
     shown: Callable[[dict[str, Any]], dict[str, str]],
     title: str,
 ) -> None:
-    """Save changes, and print them: as JSON, or in a table for each outcome."""
-    if out is not None:
-        say(f"wrote {found.save(out)}")
+    """Print changes as JSON, or in a table for each outcome, and save them."""
     if as_json:
         print(found.to_json())
-        return
-    for name in found.effects:
-        rows = [shown(row) for row in found.to_table() if row[found.axes[2]] == name]
-        show_table(rows, title=title.format(title=found.title, name=name.replace("_", " ")))
+    else:
+        for name in found.effects:
+            rows = [shown(row) for row in found.to_table() if row[found.axes[2]] == name]
+            show_table(rows, title=title.format(title=found.title, name=name.replace("_", " ")))
+    if out is not None:
+        say(f"wrote {found.save(out)}")
 
 
 def _shown(row: dict[str, Any]) -> dict[str, str]:

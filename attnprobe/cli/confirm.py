@@ -9,6 +9,7 @@ import typer
 from attnprobe.cli.analysis import Key, Measure, Query, StyleA, StyleB
 from attnprobe.cli.app import app, names, progress_bar, say, show_table
 from attnprobe.cli.causes import BatchSize, Device, OtherModel
+from attnprobe.cli.files import check_table
 from attnprobe.cli.models import TrustRemoteCode
 from attnprobe.cli.plots import (
     Columns,
@@ -20,7 +21,7 @@ from attnprobe.cli.plots import (
     plot,
     write_figure,
 )
-from attnprobe.cli.runs import RunFolder, quiet_libraries
+from attnprobe.cli.runs import RunFolder, quiet_libraries, say_unfinished
 
 SplitBy = Annotated[
     str,
@@ -72,8 +73,10 @@ def confirm(
         interventions=names(do) or (), mode=mode, written=written, records=records,
         batch_size=batch_size, seed=seed,
     )  # fmt: skip
+    check_table(out, ".csv", ".json")
     quiet_libraries()
     with open_run(run) as opened, progress_bar(f"confirm {run.name}") as progress:
+        say_unfinished(opened)
         found = confirm_heads(
             opened, settings, model, device=device, trust_remote_code=trust_remote_code,
             on_progress=progress,

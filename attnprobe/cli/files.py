@@ -104,3 +104,11 @@ def _held(out: Path) -> str:
         f"a run with {records['sealed']} of {records['planned']} records in {chunks['sealed']} "
         f"shards, {size}"
     )
+
+
+def check_table(out: Path | None, *suffixes: str) -> None:
+    """Refuse a place for a table that cannot be written to, before anything is computed."""
+    from attnprobe.contrasts.saving import check_place
+
+    if out is not None:
+        check_place(out, "a table", suffixes)

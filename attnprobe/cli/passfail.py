@@ -8,6 +8,7 @@ import typer
 
 from attnprobe.cli.analysis import Key, Measure, Query
 from attnprobe.cli.app import app, say, show_table
+from attnprobe.cli.files import check_table
 from attnprobe.cli.plots import (
     Columns,
     Data,
@@ -18,7 +19,7 @@ from attnprobe.cli.plots import (
     plot,
     write_figure,
 )
-from attnprobe.cli.runs import RunFolder
+from attnprobe.cli.runs import RunFolder, say_unfinished
 
 if TYPE_CHECKING:
     from attnprobe.contrasts import PassFail
@@ -64,6 +65,7 @@ def passfail(
     from attnprobe.contrasts import PredictionSettings
     from attnprobe.workflows.passfail import PassFailSettings
 
+    check_table(out, ".csv", ".nc", ".json")
     prediction = PredictionSettings(n_heads=n_heads, n_permutations=permutations, seed=seed)
     result = _result(
         run,
@@ -125,6 +127,7 @@ def _result(run: Path, settings: "PassFailSettings") -> "PassFail":
     from attnprobe.workflows.passfail import pass_fail
 
     with open_run(run) as opened:
+        say_unfinished(opened)
         return pass_fail(opened, settings)
 
 

@@ -47,7 +47,9 @@ def token_map(
     each: Annotated[
         bool, typer.Option("--each", help="A map for each layer and head, not their mean.")
     ] = False,
-    query: Annotated[str | None, typer.Option(help="Zoom in to rows of this role.")] = None,
+    query: Annotated[
+        str | None, typer.Option(help="Zoom in to rows that predict, or are of, this role.")
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Zoom in to columns of this role.")] = None,
     scale: Annotated[str, typer.Option(help="Of the colours: sqrt, log or linear.")] = "sqrt",
     look: LookName = "paper",

@@ -25,6 +25,14 @@ _UNPROVEN = 1e38
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder.", metavar="RUN")]
 
 
+def say_unfinished(run: Any) -> None:
+    """Tell on stderr that an open run is not finished, so that results are of a part of it."""
+    from attnprobe.measures.runs import unfinished
+
+    if notice := unfinished(run):
+        say(notice)
+
+
 @app.command()
 def extract(
     data: Annotated[

@@ -21,6 +21,7 @@ from attnprobe.contrasts.questions import (
 from attnprobe.contrasts.result import Contrast
 from attnprobe.contrasts.sameness import require_same_prompts
 from attnprobe.errors import ContrastError
+from attnprobe.measures.runs import unfinished
 
 
 def contrast_runs(
@@ -123,6 +124,7 @@ def contrast_runs(
         within=f"{within}, {names[0]} − {names[1]}" if interaction else within,
         omnibus=found.omnibus,
         refused=found.refused,
+        notice=" ".join(filter(None, map(unfinished, (run, other)))),
     )
 
 

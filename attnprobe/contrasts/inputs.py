@@ -51,8 +51,7 @@ def task_names(tasks: Sequence[str] | np.ndarray) -> np.ndarray:
         ContrastError: If some items have a task and others none: these would be one task more.
     """
     # Not np.asarray alone: beside text, it would make a missing task the text "nan".
-    is_text = isinstance(tasks, np.ndarray) and tasks.dtype.kind == "U"
-    listed = tasks if is_text else np.array([*tasks], dtype=object)
+    listed = tasks if isinstance(tasks, np.ndarray) else np.array([*tasks], dtype=object)
     named = listed.astype(str)
     lacking = (named == "") | pd.isna(listed)
     n_lacking = int(lacking.sum())

@@ -94,6 +94,7 @@ def _english(contrast: Any) -> str:
         f"{effect} are the estimate over the standard deviation of the {notes['by']}s"
         + (" pooled over both groups," if permuted else ",")
         + " with Hedges' correction",
+        *([contrast.notice.rstrip(".")] if contrast.notice else []),
         f"Computed with attnprobe {__version__}",
     ]
     return ". ".join(sentences) + "."
@@ -150,6 +151,7 @@ def _chinese(contrast: Any) -> str:
         f"区间为单个估计值的 {100 * notes['confidence']:g} % 百分位自助法区间（对{unit}重抽样 "
         f"{notes['n_bootstrap']:,} 次{few}）；效应量 {'g_s' if permuted else 'g_z'} 为估计值"
         f"除以{unit}{'的合并' if permuted else '间的'}标准差，并作 Hedges 校正",
+        *(["提取尚未完成，结果只含已有的记录"] if contrast.notice else []),
         f"使用 attnprobe {__version__} 计算",
     ]
     return "。".join(sentences) + "。"

@@ -60,6 +60,8 @@ class Contrast:
     """Whether anything at all differs; None where that cannot be tested."""
     refused: tuple[str, ...] = ()
     """What was not compared, and why."""
+    notice: str = ""
+    """What a reader must know of the runs: that one is unfinished."""
 
     def __getitem__(self, name: str) -> xr.DataArray:
         """Return a column of `effects`: `contrast["estimate"]`."""
@@ -131,6 +133,7 @@ class Contrast:
             "filler": self.filler,
             "omnibus": None if self.omnibus is None else self.omnibus.describe(),
             "refused": list(self.refused),
+            **({"notice": self.notice} if self.notice else {}),
             "n_pairs": self.n_pairs,
             "dropped": dict(self.dropped),
             "settings": dict(self.settings),

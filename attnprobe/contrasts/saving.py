@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +26,48 @@ def write_by_suffix(path: str | Path, what: str, writers: Mapping[str, Writer]) 
         The path.
 
     Raises:
-        ContrastError: If there is no writer for the suffix.
+        ContrastError: If there is no writer for the suffix, or the file cannot be written.
     """
-    path = Path(path)
-    write = writers.get(path.suffix.lower())
-    if write is None:
-        raise ContrastError(
-            f"{what} is not written to this kind of file", where=str(path),
-            got=f"suffix '{path.suffix}'", expected=" or ".join(writers),
-        )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = check_place(path, what, tuple(writers))
     draft = path.with_name(f".{path.name}.part")
     try:
-        write(draft)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writers[path.suffix.lower()](draft)
         draft.replace(path)
+    except OSError as error:
+        raise ContrastError(
+            f"{what} cannot be written ({error.strerror or error})", where=str(path),
+            fix="name another file",
+        ) from error  # fmt: skip
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+    return path
+
+
+def check_place(path: str | Path, what: str, suffixes: Sequence[str]) -> Path:
+    """Refuse a place that cannot be written to; worth asking before anything long is computed.
+
+    Raises:
+        ContrastError: If the suffix is none of these, a folder is there, or no file can be made.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        raise ContrastError(
+            f"{what} is not written to this kind of file", where=str(path),
+            got=f"suffix '{path.suffix}'", expected=" or ".join(suffixes),
+        )  # fmt: skip
+    above = next(one for one in (path.parent, *path.parent.parents) if one.exists())
+    fault = (
+        "a folder of this name" if path.is_dir()
+        else f"{above} is no folder" if not above.is_dir()
+        else f"{above} may not be written to" if not os.access(above, os.W_OK)
+        else None
+    )  # fmt: skip
+    if fault:
+        raise ContrastError(
+            f"{what} cannot be written", where=str(path), got=fault, fix="name another file"
+        )
     return path
 
 

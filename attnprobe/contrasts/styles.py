@@ -25,6 +25,7 @@ from attnprobe.contrasts.result import Contrast
 from attnprobe.contrasts.sameness import require_same_answers
 from attnprobe.errors import ContrastError
 from attnprobe.measures import find_measure, match_roles, roles_by_style, sort_roles
+from attnprobe.measures.runs import unfinished
 
 
 def contrast(
@@ -119,6 +120,7 @@ def contrast(
         filler=filled,
         omnibus=found.omnibus,
         refused=(*refused, *found.refused),
+        notice=" ".join(filter(None, map(unfinished, (run, other) if other else (run,)))),
     )
 
 

@@ -24,6 +24,7 @@ def verdict(contrast: Any, alpha: float) -> str:
     things = OVER[contrast.over]
     lines = [
         f"{contrast.title} ({contrast.unit}).",
+        *([contrast.notice] if contrast.notice else []),
         *_anything(contrast, alpha),
         f"{int(differ.sum())} of {notes['n_tested']} {things} differ at a family-wise error rate "
         f"of {alpha:g}: {n_up} higher with {contrast.a}, {n_down} higher with {contrast.b}.",

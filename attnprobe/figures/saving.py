@@ -1,5 +1,6 @@
 """Figure → file, the same bytes every time."""
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,13 @@ def _families(figure: Figure) -> set[str]:
 
 def _carry_fonts(svg: Path, figure: Figure) -> None:
     """Put fonts that were cut for this figure into the SVG, since no reader has them installed."""
-    rules = [rule for family in sorted(_families(figure)) if (rule := face_rule(family))]
+    rules = {family: rule for family in sorted(_families(figure)) if (rule := face_rule(family))}
     if rules:
         text = svg.read_text(encoding="utf-8")
-        style = f"<style>{''.join(rules)}</style>"
+        for family in rules:
+            # First, or Chromium looks for the first sign among the fonts of the machine alone. It
+            # holds what the fonts before it lack, so no other sign changes.
+            pattern = rf"(font(?:-family)?: (?:[\d.]+px )?)([^;\"]+), '{re.escape(family)}'"
+            text = re.sub(pattern, rf"\1'{family}', \2", text)
+        style = f"<style>{''.join(rules.values())}</style>"
         svg.write_text(text.replace("<defs>", f"<defs>{style}", 1), encoding="utf-8")

@@ -289,3 +289,11 @@ def roles_by_style(run: Any) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]
         keys.update(span.role for span in encoding.spans)
         queries.update(s.role for s in encoding.spans if s.stop > encoding.n_prompt)
     return {style: (sort_roles(q), sort_roles(k)) for style, (q, k) in roles.items()}
+
+
+def unfinished(run: Any) -> str:
+    """Say how far an unfinished run is; nothing of a finished one."""
+    if getattr(run, "complete", True):
+        return ""
+    records = run.info()["records"]
+    return f"The run is unfinished: {records['sealed']} of {records['planned']} records so far."

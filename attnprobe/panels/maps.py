@@ -49,7 +49,8 @@ def map_panels(
         head: Query head, or heads; None for all.
         each: A map for every layer and head, instead of their mean.
         query: Role, or pattern of roles such as `step_*`, of the rows to zoom in to; all by
-            default. Where rows are steps, the role of the predicted token.
+            default. As in all measures, a role of the target means the rows at which its tokens
+            are predicted; a role of the prompt, those of its tokens themselves.
         key: Role, or pattern of roles, of the columns to zoom in to; all by default.
         scale: One of `SCALES`.
         cells: Most cells along a side; of longer records several tokens share one, which shows
@@ -131,6 +132,9 @@ class _Grid:
         values = np.where(seen, total / len(layers), np.nan)
         steps = np.asarray(encoding.step_queries)
         is_square = not np.array_equal(queries, steps)
+        if is_square and _is_predicted(encoding, zoom[0]):
+            at = np.flatnonzero(np.isin(queries, steps))
+            values, queries, is_square = values[at], queries[at], False
         named = queries if is_square else queries + 1
         shown = _of_role(encoding, named, zoom[0], "query" if is_square else "predicted")
         keys = _of_role(encoding, np.arange(encoding.n_tokens), zoom[1], "key")
@@ -147,6 +151,12 @@ class _Grid:
         is_sink = np.isin(keys, encoding.sinks)
         title = f"{heading(encoding)}: {_where(layers, heads, run)}"
         return cls(values, rows, columns, title, is_square, is_sink, zoom)
+
+
+def _is_predicted(encoding: Encoding, asked: str | None) -> bool:
+    """Tell whether a role, or a pattern of roles, is one of the target."""
+    target = [span.role for span in encoding.spans if span.stop > encoding.n_prompt]
+    return asked is not None and bool(match_roles(asked, target))
 
 
 def _of_role(

@@ -2,13 +2,7 @@
 
 from typing import Any
 
-
-def unfinished(run: Any) -> str:
-    """Say how far an unfinished run is; nothing of a finished one."""
-    if getattr(run, "complete", True):
-        return ""
-    records = run.info()["records"]
-    return f"The run is unfinished: {records['sealed']} of {records['planned']} records so far."
+from attnprobe.measures.runs import unfinished
 
 
 def with_notice(note: str, run: Any) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from attnprobe.records.fields import parse_json, parse_record, record_to_json
@@ -37,9 +38,13 @@ def write_records(records: Iterable[Record], path: str | Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")
     n_records = 0
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        for record in records:
-            file.write(json.dumps(record_to_json(record), ensure_ascii=False) + "\n")
-            n_records += 1
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            for record in records:
+                file.write(json.dumps(record_to_json(record), ensure_ascii=False) + "\n")
+                n_records += 1
+        partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
     return n_records

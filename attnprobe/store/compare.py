@@ -59,7 +59,7 @@ def _plan_differences(run: Plan, asked: Plan) -> list[str]:
     for what, names in (
         ("only in the run", [name for name in old if name not in new]),
         ("only asked for", [name for name in new if name not in old]),
-        ("with other tokens, spans or sinks", changed),
+        ("with another text, label, meta, span or sink", changed),
     ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""

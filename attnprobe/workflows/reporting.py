@@ -57,7 +57,8 @@ def report_payload(run: Run, settings: ReportSettings | None = None) -> Payload:
         The pieces of the page; the run must stay open while they are asked for.
 
     Raises:
-        SelectionError: If the run is empty, or a style or the measure is not there.
+        SelectionError: If the run is empty, or a style, the measure, or a role that was asked for
+            is not there.
     """
     settings = settings or ReportSettings()
     _require_heads(settings.measure)
@@ -71,6 +72,10 @@ def report_payload(run: Run, settings: ReportSettings | None = None) -> Payload:
                 by=settings.by, rng=settings.seed,
             )  # fmt: skip
         except (ContrastError, MeasureError, SelectionError) as error:
+            usual = ReportSettings()
+            asked = (settings.query, settings.key) != (usual.query, usual.key)
+            if asked and isinstance(error, SelectionError):  # mistyped, not lacking
+                raise
             notices.append(_notice("no_contrast", error))
     else:
         notices.append(Notice("one_style", {"style": a}))

@@ -206,7 +206,7 @@ def test_another_plan_is_refused_with_what_differs(tmp_path, captures):
         open_writer(tmp_path / "run", captures[:1])
     assert "records only in the run: 'task0-000/stepwise', 'task0-001/coarse'" in str(error.value)
     other = make_captures(tasks=1, seed=1)
-    with pytest.raises(StoreError, match=r"with other tokens, spans or sinks: .* and 1 more"):
+    with pytest.raises(StoreError, match=r"with another text, label, meta.* and 1 more"):
         open_writer(tmp_path / "run", other)
 
 
