@@ -1,6 +1,7 @@
 """What the page of a run is told, by value."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -192,7 +193,7 @@ def test_pairs_are_items_with_every_style(run):
 # From a run to the page
 
 
-def test_what_a_run_does_not_allow_is_said(tmp_path):
+def test_what_a_run_does_not_allow_is_said(tmp_path, monkeypatch):
     path = make_run(tmp_path / "run", keep=("steps",), tasks=3)
     with open_run(path) as run:
         payload = report_payload(run)
@@ -203,7 +204,12 @@ def test_what_a_run_does_not_allow_is_said(tmp_path):
         assert payload.head(0, 0)["profile"] is None
         with pytest.raises(MeasureError, match="extract again with --keep rows"):
             payload.attention(run.records.index[0])
-        absent = report_payload(run, ReportSettings(query="nothing")).overview()
+        mistyped = ReportSettings(query="nothing")
+        with pytest.raises(SelectionError, match="no record has the query role 'nothing'"):
+            report_payload(run, mistyped)
+        usual = partial(ReportSettings, query="nothing")  # a usual role that the run lacks
+        monkeypatch.setattr("attnprobe.workflows.reporting.ReportSettings", usual)
+        absent = report_payload(run, mistyped).overview()
         kinds = {n["kind"]: n["values"] for n in absent["notices"]}
         assert absent["grid"] is None
         assert "no record has the query role 'nothing'" in kinds["no_grid"]["reason"]
