@@ -523,8 +523,8 @@ def test_one_task_is_told_without_a_model(tmp_path):
     settings = ExtractSettings(("steps",), decode="greedy", max_new_tokens=1)
     with extract(records, loaded, tmp_path / "run", settings) as run:
         found = pass_fail(run, n_permutations=50)
-        assert "no head to tell records apart by; got 'rollout'" in message(
-            ContrastError, lambda: pass_fail(run, measure="rollout")
+        assert "records are told apart by heads, and this measure does not" in message(
+            SelectionError, lambda: pass_fail(run, measure="rollout")
         )
     assert found.models is None
     assert "Refused: a model that predicts passing: no model can be tried" in found.verdict()

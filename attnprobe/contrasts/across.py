@@ -124,7 +124,7 @@ def contrast_runs(
         within=f"{within}, {names[0]} − {names[1]}" if interaction else within,
         omnibus=found.omnibus,
         refused=found.refused,
-        notice=" ".join(filter(None, map(unfinished, (run, other)))),
+        notice=unfinished(run, other),
     )
 
 

@@ -42,7 +42,8 @@ def compare_groups(
     from its tasks.
 
     Permuted labels take the units of both groups to be alike but for their mean. Where the groups
-    differ in spread and in size, the smaller one spreading more, differences are found too often.
+    differ in spread, differences are found too often, most of all where the smaller one spreads
+    more.
 
     Args:
         a: Values in one style; NaN where a head has none.

@@ -120,7 +120,7 @@ def contrast(
         filler=filled,
         omnibus=found.omnibus,
         refused=(*refused, *found.refused),
-        notice=" ".join(filter(None, map(unfinished, (run, other) if other else (run,)))),
+        notice=unfinished(run, other),
     )
 
 

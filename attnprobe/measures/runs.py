@@ -291,9 +291,10 @@ def roles_by_style(run: Any) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]
     return {style: (sort_roles(q), sort_roles(k)) for style, (q, k) in roles.items()}
 
 
-def unfinished(run: Any) -> str:
-    """Say how far an unfinished run is; nothing of a finished one."""
-    if getattr(run, "complete", True):
-        return ""
-    records = run.info()["records"]
-    return f"The run is unfinished: {records['sealed']} of {records['planned']} records so far."
+def unfinished(*runs: Any) -> str:
+    """Say how far unfinished runs are; nothing of finished ones."""
+    counts = [run.info()["records"] for run in runs if not getattr(run, "complete", True)]
+    return " ".join(
+        f"The run is unfinished: {count['sealed']} of {count['planned']} records so far."
+        for count in counts
+    )

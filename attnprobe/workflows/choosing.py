@@ -1,9 +1,10 @@
-"""Which records of a run a model runs over again, where not all are asked for."""
+"""What an analysis may take: which records, how many of them, which measures."""
 
 from collections.abc import Sequence
 
 from attnprobe.contrasts.inference import MIN_UNITS
-from attnprobe.errors import ContrastError, RecordError
+from attnprobe.errors import ContrastError, RecordError, SelectionError
+from attnprobe.measures import Measure, find_measure
 from attnprobe.store import Run
 
 
@@ -51,3 +52,22 @@ def require_units(run: Run, ids: Sequence[str], by: str) -> None:
         got=", ".join(f"{n} {by}s in '{style}'" for style, n in counted.items()),
         expected=f"at least {MIN_UNITS} {by}s in a style", fix=fix,
     )  # fmt: skip
+
+
+def require_heads(name: str, what: str) -> Measure:
+    """Find a measure by its name, and refuse one that does not tell heads apart.
+
+    Args:
+        name: Of the measure.
+        what: What heads are needed for, for the message: `a report shows heads`.
+
+    Raises:
+        SelectionError: If there is no such measure, or it has no values for heads.
+    """
+    measure = find_measure(name)
+    if measure.axes != ("layer", "head"):
+        raise SelectionError(
+            f"{what}, and this measure does not tell them apart", got=f"'{name}'",
+            expected="a measure of every layer and head, such as enrichment or entropy",
+        )  # fmt: skip
+    return measure

@@ -18,7 +18,7 @@ from attnprobe.errors import ContrastError, SelectionError, nearest
 from attnprobe.measures import find_measure, measure
 from attnprobe.models import LoadedModel
 from attnprobe.store import Run
-from attnprobe.workflows.choosing import chosen_records
+from attnprobe.workflows.choosing import chosen_records, require_heads
 from attnprobe.workflows.intervening import INTERVENTIONS, Intervening, intervene
 from attnprobe.workflows.reloading import reload_model
 
@@ -116,7 +116,7 @@ def confirm(
         ContrastError: If there are too few tasks or items for the split, or too few other heads.
         ModelError: If the model is not there, or is another than that of the run.
     """
-    _require_heads(settings.measure)
+    require_heads(settings.measure, "heads are chosen")
     tasks = _paired_items(run, settings)
     by = split_unit(tasks, settings.by)
     rng = np.random.default_rng(settings.seed)
@@ -148,14 +148,6 @@ def confirm(
     )
     refused = (*refused, *failed, *(few if len(sets) < settings.n_draws else ()))
     return Confirmation(first.title, rows, changed, draws, stated, refused)
-
-
-def _require_heads(measure_name: str) -> None:
-    if "head" not in find_measure(measure_name).axes:
-        raise ContrastError(
-            "no heads to choose among", got=f"'{measure_name}'",
-            expected="a measure of heads", fix="choose another --measure, such as enrichment",
-        )  # fmt: skip
 
 
 def _paired_items(run: Run, settings: ConfirmSettings) -> dict[str, str]:

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from attnprobe.contrasts import PassFail, PredictionSettings, discriminate, predict_passes
 from attnprobe.contrasts.predicting import Prediction
 from attnprobe.errors import ContrastError, RecordError, SelectionError, nearest
-from attnprobe.measures import find_measure, match_roles, measure
+from attnprobe.measures import match_roles, measure
 from attnprobe.store import Run
 from attnprobe.tasks.scoring import score_record
 from attnprobe.types import Encoding
+from attnprobe.workflows.choosing import require_heads
 
 OUTCOMES = {
     "written": "the answer that the model wrote was right",
@@ -84,7 +85,8 @@ def pass_fail(
         RecordError: If a record says nothing to score against.
     """
     settings = settings or PassFailSettings(**asked)
-    style, key = _style(run, settings.style), _key(settings)
+    chosen = require_heads(settings.measure, "records are told apart by heads")
+    style, key = _style(run, settings.style), settings.key if chosen.has_key else None
     _check_outcome(run, settings.outcome)
     table = run.records if ids is None else run.records.loc[list(ids)]
     own = table.loc[table["style"] == style]
@@ -126,17 +128,6 @@ def pass_fail(
         },
         refused=refused, settings=asdict(settings) | {"style": style},
     )  # fmt: skip
-
-
-def _key(settings: PassFailSettings) -> str | None:
-    """Return the role that is looked at, None for measures without one; refuse those of no head."""
-    chosen = find_measure(settings.measure)
-    if "head" not in chosen.axes:
-        raise ContrastError(
-            "no head to tell records apart by", got=f"'{settings.measure}'",
-            expected="a measure of heads", fix="choose another --measure, such as enrichment",
-        )  # fmt: skip
-    return settings.key if chosen.has_key else None
 
 
 def _style(run: Run, asked: str | None) -> str:

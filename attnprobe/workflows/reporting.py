@@ -13,10 +13,10 @@ from attnprobe.errors import (
     SelectionError,
     nearest,
 )
-from attnprobe.measures import find_measure
 from attnprobe.report import Findings, Notice, Payload
 from attnprobe.store import Run
 from attnprobe.tasks.scoring import score_record
+from attnprobe.workflows.choosing import require_heads
 from attnprobe.workflows.score import score_run
 
 USUAL = ("coarse", "stepwise")
@@ -61,7 +61,7 @@ def report_payload(run: Run, settings: ReportSettings | None = None) -> Payload:
             is not there.
     """
     settings = settings or ReportSettings()
-    _require_heads(settings.measure)
+    require_heads(settings.measure, "a report shows heads")
     a, b = chosen_styles(run, settings.a, settings.b)
     notices: list[Notice] = []
     found = None
@@ -87,15 +87,6 @@ def report_payload(run: Run, settings: ReportSettings | None = None) -> Payload:
             contrast=found, scores=scores, passed=passed, notices=tuple(notices),
         ),
     )  # fmt: skip
-
-
-def _require_heads(name: str) -> None:
-    axes = find_measure(name).axes
-    if axes != ("layer", "head"):
-        raise SelectionError(
-            "a report shows heads, and this measure does not tell them apart", got=f"'{name}'",
-            expected="a measure of every layer and head, such as enrichment or entropy",
-        )  # fmt: skip
 
 
 def chosen_styles(run: Run, a: str | None, b: str | None) -> tuple[str, str | None]:
