@@ -314,6 +314,7 @@ def test_errors_say_where_and_what(folder):
         )
         assert told(top=12).startswith("layer 0: too few other heads to draw a control from")
         assert "no measure of that name" in told(measure="enrichmend")
+        assert "heads are chosen, and this measure does not tell them" in told(measure="rollout")
         assert "'step_1'" in told(key="step_1", query="answer")
     assert message(SelectionError, lambda: ConfirmSettings("a", "b", top=0)) == (
         "--top: too small; got 0, expected ≥ 1."

@@ -4,9 +4,10 @@ Names of items say which family a problem is of and which number it has, not whi
 two datasets can give one name to different problems.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from attnprobe.contrasts.pairing import select_styles
 from attnprobe.errors import ContrastError
 
 _SHOWN = 60
@@ -60,7 +61,7 @@ def require_same_answers(
         ContrastError: If the records of an item say different answers.
     """
     first, second = (
-        {str(run.records["item"][one]): one for one in _chosen(run, (style,), ids)}
+        {str(run.records["item"][one]): one for one in select_styles(run, (style,), ids)}
         for run, style in zip((run, other), styles, strict=True)
     )
     for item in (one for one in first if one in second):
@@ -83,19 +84,10 @@ def _texts(
     """Map item and style to prompts, and those to a record that has them."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     table = run.records
-    for one in _chosen(run, styles, ids):
+    for one in select_styles(run, styles, ids):
         key = str(table["item"][one]), str(table["style"][one])
         found.setdefault(key, {}).setdefault(run.encoding(one).record.prompt_text, one)
     return found
-
-
-def _chosen(run: Any, styles: Sequence[str], ids: Sequence[str] | None) -> Iterable[str]:
-    wanted = None if ids is None else set(ids)
-    return [
-        str(one)
-        for one, style in run.records["style"].items()
-        if style in styles and (wanted is None or one in wanted)
-    ]
 
 
 def _shown(text: str, start: int) -> str:
